@@ -1,0 +1,23 @@
+"""Anatomy for the simulators: a head as tissue fractions, drawn deformations, and slices sampled from it."""
+
+from .fields import SPLITS, smooth_field, split_generator, split_seed
+from .head import TISSUES, Head, brain_mask, count_heads, head_mask, load_head
+from .slices import PLANES, SliceParameters, displacement_at, draw_slices, sample_slices
+
+__all__ = [
+    "PLANES",
+    "SPLITS",
+    "TISSUES",
+    "Head",
+    "SliceParameters",
+    "brain_mask",
+    "count_heads",
+    "displacement_at",
+    "draw_slices",
+    "head_mask",
+    "load_head",
+    "sample_slices",
+    "smooth_field",
+    "split_generator",
+    "split_seed",
+]
