@@ -1,0 +1,58 @@
+# `make demo` and `make test` set up what they need. `make help` lists the rest.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.qmri-setup
+BUNDLES := $(notdir $(patsubst %/,%,$(wildcard bundles/*/)))
+BUNDLE ?= $(BUNDLES)
+
+# uv does not read pip's configuration. A CPU wheel of torch that pip's find-links offers spares several GB of CUDA;
+# where there is none, uv asks the machine which build of torch suits it.
+ifndef UV_FIND_LINKS
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS := $(PIP_FIND_LINKS)
+endif
+endif
+ifndef UV_FIND_LINKS
+export UV_TORCH_BACKEND ?= auto
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint benchmark pack check clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+setup: $(STAMP) ## virtual environment with all that the repository needs, once
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.11, or name another (3.11 to 3.13): make PYTHON=python3 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP) ## inference of rim_relaxometry on a simulated acquisition of real anatomy
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/demo.py
+
+# One thread a process: small convolutions on two busy cores are many times slower with two.
+test: $(STAMP) ## the tests, in parallel
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+benchmark: $(STAMP) ## speed of the estimators and networks, one thread
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py $(ARGS)
+
+check: $(STAMP) ## check every bundle, or BUNDLE=name
+	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python scripts/check_bundle.py bundles/$$bundle || exit 1; done
+
+pack: $(STAMP) ## dist/NAME_vX.Y.Z.zip of every bundle, or of BUNDLE=name
+	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python scripts/pack_bundle.py $$bundle || exit 1; done
+
+clean: ## remove what make, tests and linters leave, not the virtual environment
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find physics shared_transforms bundles scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
