@@ -1,8 +1,8 @@
 """Anatomy for the simulators: a head as tissue fractions, drawn deformations, and slices sampled from it."""
 
-from .fields import SPLITS, smooth_field, split_generator, split_seed
-from .head import TISSUES, Head, brain_mask, count_heads, head_mask, load_head
-from .slices import PLANES, SliceParameters, displacement_at, draw_slices, sample_slices
+from shared_transforms.anatomy.fields import SPLITS, smooth_field, split_generator, split_seed
+from shared_transforms.anatomy.head import TISSUES, Head, brain_mask, count_heads, head_mask, load_head
+from shared_transforms.anatomy.slices import PLANES, SliceParameters, displacement_at, draw_slices, sample_slices
 
 __all__ = [
     "PLANES",

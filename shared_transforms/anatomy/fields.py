@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ..errors import QMRIError
+from shared_transforms.errors import QMRIError
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
@@ -13,8 +13,8 @@ SPLITS: tuple[str, ...] = ("train", "val", "test")
 def split_seed(seed: int, epoch: int = 0, index: int = 0, rank: int = 0, split: str = "train") -> int:
     """Hash (seed, epoch, index, rank, split) to a 63-bit seed.
 
-    The two lowest bits are the number of the split: seeds of different splits can never be equal, not even on CPU, where
-    PyTorch's Mersenne twister takes only the lowest 32 bits of a seed.
+    The two lowest bits are the number of the split: seeds of different splits can never be equal, not even on CPU,
+    where PyTorch's Mersenne twister takes only the lowest 32 bits of a seed.
 
     Args:
         seed: seed of the experiment.
@@ -30,9 +30,7 @@ def split_seed(seed: int, epoch: int = 0, index: int = 0, rank: int = 0, split: 
         QMRIError: where the split is unknown.
     """
     if split not in SPLITS:
-        raise QMRIError(
-            field="split", found=repr(split), expected=f"one of {SPLITS}", remedy="correct the split's name"
-        )
+        raise QMRIError(field="split", found=repr(split), expected=f"one of {SPLITS}", remedy="correct the name")
     text = f"{seed}/{epoch}/{index}/{rank}/{split}".encode()
     digest = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
     return ((digest << 2) & (2**63 - 1)) | SPLITS.index(split)
@@ -100,9 +98,7 @@ def smooth_field(
         QMRIError: where length_px is not positive.
     """
     if not length_px > 0:
-        raise QMRIError(
-            field="length_px", found=length_px, expected="a length > 0 px", remedy="give the length in pixels"
-        )
+        raise QMRIError(field="length_px", found=length_px, expected="a length > 0 px", remedy="give it in pixels")
     source = generator.device
     counts = [int((pixels - 1) / length_px) + 5 for pixels in size]
     controls = torch.randn(n, counts[0], counts[1], generator=generator, device=source)

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import QMRIError
-from .fields import spline_weights, split_seed
-from .head import Head, load_head
+from shared_transforms.anatomy.fields import spline_weights, split_seed
+from shared_transforms.anatomy.head import Head, load_head
+from shared_transforms.errors import QMRIError
 
 PLANES: tuple[str, ...] = ("axial", "coronal", "sagittal")
 # Head axes (0 right, 1 anterior, 2 superior) along a slice's rows, columns and normal, plane by plane.
@@ -23,8 +23,8 @@ _SPACING_MM = 32.0
 class SliceParameters:
     """All random numbers of n slices; `sample_slices` needs nothing else. Lengths in mm, angles in radians.
 
-    A point p of the scanner [mm] is at `translation + R S Z p + d(p)` in the head, measured from the middle of its volume:
-    R rotation, S shear, Z scale, d the elastic displacement.
+    A point p of the scanner [mm] is at `translation + R S Z p + d(p)` in the head, measured from the middle of its
+    volume: R rotation, S shear, Z scale, d the elastic displacement.
 
     Attributes:
         size: (H, W) of a slice.
@@ -56,7 +56,8 @@ class SliceParameters:
 
     def to(self, device: torch.device | str) -> "SliceParameters":
         """The same numbers on another device."""
-        return replace(self, **{k: v.to(device) for k, v in self.state_dict().items() if isinstance(v, Tensor)})
+        moved = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in self.state_dict().items()}
+        return self.from_state_dict(moved)
 
     def state_dict(self) -> dict[str, Tensor | tuple[int, int]]:
         """Every field by name: what is recorded with a sample (`torch.save`, weights_only)."""
@@ -119,7 +120,7 @@ def draw_slices(
         pixel_mm: range of the pixel size, uniform [mm]; by default (.9, 1.3), with whole_slice (1, 1).
         whole_slice: False: patches whose middle is uniform in the brain, any flip, rotations within 20 degrees.
             True: the whole head, centred, within 25 mm of the middle of the brain, rotations within 8 degrees, no flip.
-        head: where to put the patches, by default `load_head()`.
+        head: the one to be sampled: patches lie in its brain. By default `load_head()`.
         max_displacement_mm: bound of every component of the elastic displacement [mm].
         plane_probabilities: of axial, coronal and sagittal, by default (.7, .15, .15), with whole_slice (1, 0, 0).
 
@@ -135,7 +136,7 @@ def draw_slices(
             field="pixel_mm",
             found=pixel_mm,
             expected="0 < low <= high, in mm",
-            remedy="give the range of pixel sizes in mm",
+            remedy="give both ends in mm",
         )
     number = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     stream = torch.Generator().manual_seed(split_seed(number, split=split))
@@ -160,7 +161,7 @@ def draw_slices(
     target = (target - head.middle_voxel) * head.voxel_size_mm
     if whole_slice:
         normal = F.one_hot(torch.tensor(_AXES)[plane, 2], 3)
-        centre = (voxels.float().mean(0) - head.middle_voxel) * head.voxel_size_mm
+        centre = (head.brain_centre - head.middle_voxel) * head.voxel_size_mm
         target = normal * (centre + 50.0 * (point[:, 1:] - 0.5))
     matrix = affine_matrix(rotation, scale, shear)
     position = torch.linalg.solve(matrix, (target - translation).unsqueeze(-1)).squeeze(-1)
@@ -204,7 +205,7 @@ def _offsets(parameters: SliceParameters) -> tuple[Tensor, Tensor]:
 
 def _in_plane(controls: Tensor, plane: Tensor) -> Tensor:
     """Control values [n, 3, g, g, g] with their axes in the order rows, columns, normal of each slice's plane."""
-    orders = torch.stack([controls.permute(0, 1, *(2 + axis for axis in axes)) for axes in _AXES])
+    orders: Tensor = torch.stack([controls.permute(0, 1, *(2 + axis for axis in axes)) for axes in _AXES])
     return orders[plane, torch.arange(len(plane), device=plane.device)]
 
 

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+
 from shared_transforms.anatomy import (
     SPLITS,
     TISSUES,
@@ -41,7 +42,7 @@ def test_fractions_are_a_partition(head: Head) -> None:
 
 def test_volumes_are_those_of_a_head(head: Head) -> None:
     litres = dict(zip(TISSUES, (head.fractions.sum((1, 2, 3)) / 1e6).tolist(), strict=True))
-    # Adults: brain 1.1-1.8 l, GM 0.6-0.9 l and WM 0.4-0.7 l (Lueders et al., NeuroImage 17, 2002); MNI152 is 15 % larger.
+    # Adults have a brain of 1.1-1.7 l, somewhat more grey than white matter; MNI152 is some 15 % larger than the mean.
     assert 1.1 < litres["gm"] + litres["wm"] < 2.0
     assert 0.6 < litres["gm"] < 1.1
     assert 0.4 < litres["wm"] < 0.8
@@ -171,6 +172,13 @@ def test_smooth_field_statistics(length: float) -> None:
     assert 0.5 < float(field.diff(dim=2).square().mean().sqrt()) * min(length, 32.0) < 2.0
 
 
+def test_shells_vary_with_the_seed_and_the_brain_does_not() -> None:
+    first, second = (load_head(8, seed=seed).fractions for seed in (0, 1))
+    assert float((first[6:7] - second[6:7]).abs().max()) > 0.05
+    grey = [part[1].sum() for part in (first, second)]
+    torch.testing.assert_close(grey[0], grey[1], rtol=0.02, atol=0)
+
+
 def _labels(path: Path) -> None:
     labels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     nibabel.save(nibabel.Nifti1Image(labels, np.diag([2.0, 2.0, 2.0, 1.0])), path)
@@ -198,6 +206,27 @@ def test_folder_of_fractions(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(fractions, np.eye(4)), tmp_path / "a.nii.gz")
     loaded = load_head(folder=tmp_path)
     torch.testing.assert_close(loaded.fractions, torch.from_numpy(fractions).permute(3, 0, 1, 2))
+
+
+def test_finer_labels_become_fractions(tmp_path: Path) -> None:
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[:2], labels[2:, :1] = 2, 3  # grey matter in half of the volume, white in one of its other layers
+    nibabel.save(nibabel.Nifti1Image(labels, np.diag([0.5, 0.5, 0.5, 1.0])), tmp_path / "a.nii.gz")
+    loaded = load_head(folder=tmp_path)
+    assert loaded.voxel_size_mm == 1.0
+    assert loaded.fractions.shape == (9, 2, 2, 2)
+    torch.testing.assert_close(loaded.fractions[1, :, 0, 0], torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(loaded.fractions[2, 1, :, 0], torch.tensor([0.5, 0.0]))
+    assert load_head(1, folder=str(tmp_path)) is loaded
+    assert load_head(0.5, folder=tmp_path).fractions.shape == (9, 4, 4, 4)
+
+
+def test_position_does_not_depend_on_resolution(head: Head) -> None:
+    """The same parameters show the same place at 1 mm and at voxels of 3 mm."""
+    coarse = Head(torch.nn.functional.avg_pool3d(head.fractions[None, :, 1:196, 1:232], 3)[0], 3.0, "coarse")
+    parameters = draw_slices(split_generator(6), 1, whole_slice=True, size=(80, 80), pixel_mm=(3.0, 3.0))
+    fine, rough = (torch.nn.functional.avg_pool2d(sample_slices(h, parameters), 4).flatten() for h in (head, coarse))
+    assert float(torch.corrcoef(torch.stack([fine, rough]))[0, 1]) > 0.98
 
 
 def _bad_values(path: Path) -> None:
