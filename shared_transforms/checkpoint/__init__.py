@@ -5,7 +5,7 @@ its name and renamed, everything that decides the next iteration is saved, and t
 error.
 """
 
-from shared_transforms.checkpoint.loading import latest_checkpoint, load_checkpoint, load_weights
+from shared_transforms.checkpoint.loading import latest_checkpoint, load_checkpoint
 from shared_transforms.checkpoint.saver import AtomicCheckpointSaver, AtomicDiskSaver
 
-__all__ = ["AtomicCheckpointSaver", "AtomicDiskSaver", "latest_checkpoint", "load_checkpoint", "load_weights"]
+__all__ = ["AtomicCheckpointSaver", "AtomicDiskSaver", "latest_checkpoint", "load_checkpoint"]

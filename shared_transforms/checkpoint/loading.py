@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from shared_transforms.errors import QMRIError
 
-__all__ = ["checkpoints", "epoch_of", "latest_checkpoint", "load_checkpoint", "load_weights"]
+__all__ = ["checkpoints", "epoch_of", "latest_checkpoint", "load_checkpoint"]
 
-Network = TypeVar("Network", bound=nn.Module)
 _CHECKPOINT_NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 _LOAD_ERRORS = (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError)
 
@@ -54,48 +51,6 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             remedy="give a state_dict, or a checkpoint of this project",
         )
     return content
-
-
-def load_weights(network: Network, path: str | Path, sha256: str | None = None) -> Network:
-    """Load a state_dict strictly, on whatever device the network is.
-
-    Args:
-        network: the network that gets the weights.
-        path: file with a plain state_dict, such as ``model.pt``.
-        sha256: expected digest of the file; None does not check.
-
-    Returns:
-        The same network.
-
-    Raises:
-        QMRIError: when the file is damaged, is not the expected one, or belongs to another network.
-    """
-    if sha256 is not None and Path(path).is_file():
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        if digest != sha256:
-            raise QMRIError(
-                file=path,
-                field="sha256",
-                found=digest,
-                expected=sha256,
-                remedy="fetch the weights of this version again",
-            )
-    weights = load_checkpoint(path)
-    expected = network.state_dict()
-    wrong = sorted(set(expected) ^ set(weights)) + [
-        f"{name} {tuple(weights[name].shape)} for {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in weights and isinstance(weights[name], Tensor) and weights[name].shape != value.shape
-    ]
-    if wrong:
-        raise QMRIError(
-            file=path,
-            found=f"{len(wrong)} entries that do not match, such as {', '.join(wrong[:3])}",
-            expected=f"the {len(expected)} tensors of {type(network).__name__}",
-            remedy="use the weights of this bundle, made with the same network settings",
-        )
-    network.load_state_dict(weights)
-    return network
 
 
 def latest_checkpoint(save_dir: str | Path) -> Path | None:

@@ -16,8 +16,8 @@ from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import nn
 
 from shared_transforms.atomic import atomic_write, remove_leftovers
-from shared_transforms.checkpoint.loading import checkpoints, epoch_of, latest_checkpoint, load_checkpoint
 from shared_transforms.checkpoint._state import Progress, RandomStates, Weights, bare
+from shared_transforms.checkpoint.loading import checkpoints, epoch_of, latest_checkpoint, load_checkpoint
 from shared_transforms.errors import QMRIError
 
 __all__ = ["AtomicCheckpointSaver", "AtomicDiskSaver"]
@@ -187,8 +187,9 @@ class AtomicCheckpointSaver:
         engines = {"trainer": engine} | ({"evaluator": self.evaluator} if self.evaluator is not None else {})
         self._objects["progress"] = Progress(engines, self._best)
         self._objects["random"] = RandomStates()
-        if getattr(engine, "scaler", None) is not None:  # automatic mixed precision: made by run()
-            self._objects["scaler"] = engine.scaler  # type: ignore[attr-defined]
+        scaler = getattr(engine, "scaler", None)  # of automatic mixed precision: made by run()
+        if scaler is not None:
+            self._objects["scaler"] = scaler
 
     def _save(self, engine: Engine) -> None:
         # The best first: a kill between the two repeats the epoch and finds the same best again.
