@@ -1,0 +1,283 @@
+"""Errors of parameter maps: over repeated experiments, over subjects, and as metrics of the engines.
+
+All relative quantities are in per cent. Everything is computed in double precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.metrics import Metric
+from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+
+__all__ = [
+    "RMSE",
+    "Estimate",
+    "RelativeBias",
+    "RelativeRMSE",
+    "StandardizedRMSE",
+    "bootstrap",
+    "coefficient_of_variation",
+    "relative_bias",
+    "rmse",
+    "robust_sd",
+]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its confidence interval.
+
+    Attributes:
+        value: the statistic of the whole sample.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        n: number of independent units (subjects, or voxels) the interval is over.
+        level: confidence level.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+
+def relative_bias(estimates: Tensor, truth: Tensor) -> Tensor:
+    """Mean relative deviation of repeated estimates.
+
+    Args:
+        estimates: [C, *shape], C repetitions, unit of the parameter.
+        truth: [*shape], nonzero, same unit.
+
+    Returns:
+        [*shape], per cent.
+
+    Raises:
+        ValueError: when the shapes do not fit.
+
+    Source: Sabidussi et al., Med. Image Anal. 74 (2021) 102220, eq. 7.
+    """
+    if estimates.shape[1:] != truth.shape:
+        raise ValueError(f"estimates {tuple(estimates.shape)} must be [C, *shape] with truth {tuple(truth.shape)}")
+    deviation = estimates.double() - truth.double()
+    return 100 * (deviation / truth.double()).mean(0)
+
+
+def coefficient_of_variation(estimates: Tensor) -> Tensor:
+    """Standard deviation (C - 1 in the denominator) of repeated estimates over their mean.
+
+    Args:
+        estimates: [C, *shape], C >= 2 repetitions.
+
+    Returns:
+        [*shape], per cent.
+
+    Raises:
+        ValueError: with fewer than two repetitions.
+
+    Source: Sabidussi et al., Med. Image Anal. 74 (2021) 102220, eq. 8.
+    """
+    if estimates.shape[0] < 2:
+        raise ValueError(f"the variation of {estimates.shape[0]} repetition is not defined, give 2 or more")
+    estimates = estimates.double()
+    return 100 * estimates.std(0) / estimates.mean(0)
+
+
+def robust_sd(values: Tensor, dim: int | None = None) -> Tensor:
+    """Standard deviation that outliers do not move: 1.4826 times the median absolute deviation from the median.
+
+    Args:
+        values: any shape.
+        dim: axis to reduce; None reduces all.
+
+    Returns:
+        ``values`` without ``dim``, same unit. It equals the standard deviation for a normal distribution.
+    """
+    if dim is None:
+        values, dim = values.flatten(), 0
+    median = _median(values.double(), dim)
+    return 1.4826 * _median((values.double() - median.unsqueeze(dim)).abs(), dim)
+
+
+def rmse(
+    estimates: Tensor,
+    truth: Tensor,
+    mask: Tensor | None = None,
+    *,
+    relative: bool = False,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Root mean square error over all units and voxels, with a bootstrap interval over the units.
+
+    The voxels of one subject are not independent, so whole units are drawn again. For a plain sample of independent
+    voxels give them as the first axis.
+
+    Args:
+        estimates: [S, *shape], S units: subjects, repetitions, or independent voxels.
+        truth: broadcastable to ``estimates``, same unit.
+        mask: broadcastable to ``estimates``, nonzero where counted.
+        relative: divide each deviation by the truth.
+        level: confidence level of the percentile interval.
+        resamples: number of bootstrap samples.
+        seed: seed of the bootstrap.
+
+    Returns:
+        The error in the unit of the parameter, or in per cent when relative.
+
+    Raises:
+        ValueError: when nothing is left to count.
+    """
+    deviation = estimates.double() - truth.double()
+    if relative:
+        deviation = 100 * deviation / truth.double()
+    inside = torch.ones_like(deviation, dtype=torch.bool) if mask is None else (mask != 0).expand_as(deviation)
+    squares = torch.where(inside, deviation, 0.0).square().flatten(1).sum(1).cpu().numpy()
+    counts = inside.flatten(1).sum(1).cpu().numpy()
+    squares, counts = squares[counts > 0], counts[counts > 0]  # a unit without voxels is no unit
+    if not len(counts):
+        raise ValueError("the mask leaves no voxel")
+
+    def statistic(rows: np.ndarray) -> float:
+        return math.sqrt(squares[rows].sum() / counts[rows].sum())
+
+    return bootstrap(len(counts), statistic, level=level, resamples=resamples, seed=seed)
+
+
+def bootstrap(
+    n: int, statistic: Callable[[np.ndarray], float], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Estimate:
+    """Percentile bootstrap of any statistic of n independent units.
+
+    Args:
+        n: number of units.
+        statistic: function of the indices of the chosen units [n], with repetition.
+        level: confidence level.
+        resamples: number of samples drawn with replacement.
+        seed: seed of the drawing: equal seeds give equal intervals.
+
+    Returns:
+        The statistic of all units, with the interval; with one unit the interval is infinite.
+
+    Source: Efron, Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    value = float(statistic(np.arange(n)))
+    if n < 2:
+        return Estimate(value, -math.inf, math.inf, n, level)
+    generator = np.random.default_rng(seed)
+    samples = [statistic(generator.integers(0, n, n)) for _ in range(resamples)]
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), n, level)
+
+
+def _median(values: Tensor, dim: int) -> Tensor:
+    # torch.median takes the lower of the two middle values, and torch.quantile ends at 2**24 of them.
+    ordered, n = values.sort(dim).values, values.shape[dim]
+    median = (ordered.select(dim, (n - 1) // 2) + ordered.select(dim, n // 2)) / 2
+    return torch.where(ordered.select(dim, n - 1).isnan(), torch.nan, median)  # NaN is sorted to the end
+
+
+def _from_dictionaries(output: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    return output[CommonKeys.PRED], output[CommonKeys.LABEL]
+
+
+class _MaskedMetric(Metric):
+    """Sum of a quantity over the masked voxels of one parameter, reduced over batches and ranks.
+
+    A NaN or infinite estimate makes the metric NaN or infinite; it is never left out.
+    """
+
+    _sum: float
+    _count: int
+
+    def __init__(
+        self,
+        parameter_index: int,
+        output_transform: Callable[[Any], Any] = _from_dictionaries,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.parameter_index = parameter_index
+        super().__init__(output_transform=output_transform, device=device)
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._sum, self._count = 0.0, 0
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Tensor, Mapping[str, Tensor]]) -> None:
+        """Add a batch.
+
+        Args:
+            output: prediction [batch, 2Q, *shape] (Q parameters, then their standard errors), and the label:
+                ``parameters`` [batch, Q, *shape], optionally ``mask`` [batch, 1, *shape].
+        """
+        prediction, label = output
+        truth = label["parameters"].detach().double()
+        index, n_parameters = self.parameter_index, truth.shape[1]
+        values = self._values(prediction.detach().double(), truth, index, n_parameters)
+        mask = label.get("mask")
+        if mask is not None:
+            values = values[mask[:, 0] != 0]
+        self._sum += float(values.sum())
+        self._count += values.numel()
+
+    @sync_all_reduce("_sum", "_count")
+    def compute(self) -> float:
+        """The metric over all batches of all ranks; NaN where no voxel was counted."""
+        return self._finish(self._sum / self._count) if self._count else math.nan
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        raise NotImplementedError
+
+    def _finish(self, mean: float) -> float:
+        return math.sqrt(mean) if mean >= 0 else mean  # NaN stays
+
+
+class RMSE(_MaskedMetric):
+    """Root mean square error of one parameter, in its unit.
+
+    Args:
+        parameter_index: which of the Q parameters.
+        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
+        device: kept for ignite; sums are double precision numbers.
+    """
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        return (prediction[:, index] - truth[:, index]).square()
+
+
+class RelativeRMSE(_MaskedMetric):
+    """Root mean square of the relative error of one parameter, in per cent. Arguments as for ``RMSE``."""
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        return (100 * (prediction[:, index] / truth[:, index] - 1)).square()
+
+
+class RelativeBias(_MaskedMetric):
+    """Mean relative error of one parameter, in per cent, with its sign. Arguments as for ``RMSE``."""
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        return 100 * (prediction[:, index] / truth[:, index] - 1)
+
+    def _finish(self, mean: float) -> float:
+        return mean
+
+
+class StandardizedRMSE(_MaskedMetric):
+    """Root mean square of error over predicted standard error: 1 if calibrated, more if these are too small.
+
+    Arguments as for ``RMSE``.
+    """
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        return ((prediction[:, index] - truth[:, index]) / prediction[:, n_parameters + index]).square()

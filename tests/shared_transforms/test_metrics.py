@@ -1,0 +1,194 @@
+"""Metrics against numpy, scipy and closed forms."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from ignite.engine import Engine
+
+from shared_transforms.metrics import (
+    RMSE,
+    RelativeBias,
+    RelativeRMSE,
+    StandardizedRMSE,
+    bootstrap,
+    coefficient_of_variation,
+    relative_bias,
+    rmse,
+    robust_sd,
+)
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_relative_bias_and_variation_of_known_numbers() -> None:
+    estimates = torch.tensor([[1.1, 2.0], [0.9, 2.6], [1.3, 2.0]])
+    assert torch.allclose(relative_bias(estimates, torch.tensor([1.0, 2.0])), torch.tensor([10.0, 10.0]).double())
+    expected = 100 * scipy.stats.variation(estimates.double().numpy(), axis=0, ddof=1)
+    assert np.allclose(coefficient_of_variation(estimates), expected)
+
+
+def test_repeated_noise_gives_its_moments() -> None:
+    estimates = 1.02 * (2.0 + 0.1 * draw(20_000, 3))
+    assert torch.allclose(relative_bias(estimates, torch.full((3,), 2.0)), torch.full((3,), 2.0).double(), atol=0.2)
+    assert torch.allclose(coefficient_of_variation(estimates), torch.full((3,), 5.0).double(), atol=0.1)
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="estimates"):
+        relative_bias(draw(4, 2), draw(3))
+    with pytest.raises(ValueError, match="1 repetition"):
+        coefficient_of_variation(draw(1, 3))
+    with pytest.raises(ValueError, match="no voxel"):
+        rmse(draw(2, 3), draw(3), torch.zeros(3))
+
+
+@pytest.mark.parametrize("shape, dim", [((1001,), None), ((1000,), 0), ((7, 50), 1), ((4, 9, 5), 1)])
+def test_robust_sd_equals_scipy(shape: tuple[int, ...], dim: int | None) -> None:
+    values = draw(*shape)
+    expected = 1.4826 * scipy.stats.median_abs_deviation(values.numpy(), axis=dim)
+    assert np.allclose(robust_sd(values, dim), expected)
+
+
+def test_robust_sd_of_a_contaminated_normal() -> None:
+    values = 3 * draw(100_000)
+    values[:5_000] = 1e6
+    assert robust_sd(values).item() == pytest.approx(3.0, rel=0.08)
+    assert robust_sd(torch.tensor([1.0, math.nan, 2.0])).isnan()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_rmse_equals_numpy(relative: bool) -> None:
+    truth = 1 + draw(6, 4, 5).square()
+    estimates = truth + 0.1 * draw(6, 4, 5, seed=1)
+    mask = draw(6, 4, 5, seed=2) > 0
+    deviation = ((estimates - truth) / (truth if relative else 1)).numpy()[mask.numpy()]
+    found = rmse(estimates, truth, mask, relative=relative, resamples=200)
+    assert found.value == pytest.approx((100 if relative else 1) * np.sqrt(np.mean(deviation**2)))
+    assert found.low < found.value < found.high and found.n == 6
+    assert found == rmse(estimates, truth, mask, relative=relative, resamples=200)
+    assert found != rmse(estimates, truth, mask, relative=relative, resamples=200, seed=1)
+
+
+def test_rmse_ignores_nan_outside_the_mask_and_shows_it_inside() -> None:
+    estimates, truth = draw(3, 4), torch.zeros(4)
+    estimates[:, 3] = math.nan
+    assert math.isfinite(rmse(estimates, truth, torch.tensor([1, 1, 1, 0])).value)
+    assert math.isnan(rmse(estimates, truth).value)
+
+
+def test_bootstrap_interval_of_a_mean_is_students() -> None:
+    values = draw(400).numpy()
+    found = bootstrap(len(values), lambda rows: float(values[rows].mean()), resamples=4000)
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, values.mean(), scipy.stats.sem(values))
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
+    alone = bootstrap(1, lambda rows: 2.0)
+    assert (alone.low, alone.value, alone.high) == (-math.inf, 2.0, math.inf)
+
+
+def test_interval_of_rmse_covers() -> None:
+    """Of 200 experiments with 40 units each, the 90 % interval holds the true value in about 180."""
+    hits = 0
+    for seed in range(200):
+        found = rmse(0.5 * draw(40, 10, seed=seed), torch.zeros(10), level=0.9, resamples=300, seed=seed)
+        hits += found.low <= 0.5 <= found.high
+    assert 160 <= hits <= 195
+
+
+def batches() -> list[dict]:
+    """Two batches of unequal size, two parameters with standard errors, half the voxels masked."""
+    found = []
+    for number, size in enumerate((3, 2)):
+        truth = 1 + draw(size, 2, 4, 5, seed=number).square()
+        errors = 0.1 + draw(size, 2, 4, 5, seed=number + 10).square()
+        prediction = torch.cat([truth + errors * draw(size, 2, 4, 5, seed=number + 20), errors], dim=1)
+        mask = draw(size, 1, 4, 5, seed=number + 30) > 0
+        found.append({"pred": prediction.float(), "label": {"parameters": truth.float(), "mask": mask}})
+    return found
+
+
+METRICS = {
+    RMSE: lambda estimate, truth, error: np.sqrt(np.mean((estimate - truth) ** 2)),
+    RelativeRMSE: lambda estimate, truth, error: 100 * np.sqrt(np.mean((estimate / truth - 1) ** 2)),
+    RelativeBias: lambda estimate, truth, error: 100 * np.mean((estimate - truth) / truth),
+    StandardizedRMSE: lambda estimate, truth, error: np.sqrt(np.mean(((estimate - truth) / error) ** 2)),
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("index", [0, 1])
+def test_engine_metrics_equal_numpy(metric: type, index: int) -> None:
+    engine = Engine(lambda engine, batch: batch)
+    metric(index).attach(engine, "error")
+    parts = []
+    for batch in batches():
+        inside = batch["label"]["mask"][:, 0].numpy()
+        estimate, error = batch["pred"][:, index].double().numpy(), batch["pred"][:, 2 + index].double().numpy()
+        parts.append([x[inside] for x in (estimate, batch["label"]["parameters"][:, index].double().numpy(), error)])
+    estimate, truth, error = (np.concatenate(part) for part in zip(*parts, strict=True))
+    for _ in range(2):  # the second run starts anew
+        assert engine.run(batches()).metrics["error"] == pytest.approx(METRICS[metric](estimate, truth, error))
+
+
+def test_standard_errors_of_a_known_scale() -> None:
+    truth = torch.ones(1, 1, 200, 200)
+    prediction = torch.cat([truth + 0.3 * draw(1, 1, 200, 200).float(), torch.full_like(truth, 0.1)], 1)
+    engine = Engine(lambda engine, batch: batch)
+    StandardizedRMSE(0).attach(engine, "ratio")
+    ratio = engine.run([{"pred": prediction, "label": {"parameters": truth}}]).metrics["ratio"]
+    assert ratio == pytest.approx(3.0, rel=0.02)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_engine_metrics_show_bad_estimates(value: float) -> None:
+    batch = batches()[0]
+    batch["pred"][0, 0] = value
+    engine = Engine(lambda engine, batch: batch)
+    RMSE(0).attach(engine, "error")
+    assert not math.isfinite(engine.run([batch]).metrics["error"])
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine
+from shared_transforms.metrics import RelativeRMSE
+
+
+def work(rank, store, batches, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    engine = Engine(lambda engine, batch: batch)
+    RelativeRMSE(1).attach(engine, "error")
+    results[rank] = engine.run([batches[rank]]).metrics["error"]
+    dist.destroy_process_group()
+
+
+batches = torch.load(sys.argv[1] + "/batches.pt", weights_only=True)
+results = torch.zeros(2, dtype=torch.float64).share_memory_()
+torch.multiprocessing.start_processes(work, (sys.argv[1] + "/store", batches, results), 2, start_method="fork")
+print(*results.tolist())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    torch.save(batches(), tmp_path / "batches.pt")
+    root = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    engine = Engine(lambda engine, batch: batch)
+    RelativeRMSE(1).attach(engine, "error")
+    alone = engine.run(batches()).metrics["error"]
+    assert [float(value) for value in run.stdout.split()] == [pytest.approx(alone, rel=1e-12)] * 2
