@@ -1,0 +1,59 @@
+"""Check bundles: name file, id and cure of every fault.
+
+python scripts/check_bundle.py DIR_OR_ZIP [DIR_OR_ZIP ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bundle_files import BundleError, Fault, open_bundle, read_bundle
+from bundle_rules import static_faults
+
+LIVE = Path(__file__).with_name("bundle_live.py")
+
+
+def check(path: Path) -> list[Fault]:
+    """Return all faults of the bundle at ``path``, a folder or a zip; an empty list if it is clean."""
+    try:
+        with open_bundle(path) as root:
+            bundle = read_bundle(root)
+            # What is to be handed on must not need the repository.
+            return static_faults(bundle) + _live(root, isolated=bundle.is_packed or not path.is_dir())
+    except BundleError as error:
+        return error.faults
+
+
+def _live(root: Path, isolated: bool) -> list[Fault]:
+    """Run the rules that import the bundle's code, from ``/`` and without PYTHONPATH."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, str(LIVE), str(root), *(["isolated"] if isolated else [])]
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return [Fault("-", "-", f"checking the code ended with status {done.returncode}: {last}", "mend what it names")]
+    return [Fault(**fault) for fault in json.loads(done.stdout.splitlines()[-1])]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check every bundle named on the command line; 1 if any has a fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="+", type=Path, metavar="DIR_OR_ZIP", help="a bundle's folder or its zip")
+    total = 0
+    for path in parser.parse_args(arguments).bundles:
+        faults = check(path)
+        for fault in faults:
+            print(fault)
+        print(f"{path}: {len(faults)} fault(s)" if faults else f"{path}: clean")
+        total += len(faults)
+    return 1 if total else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
