@@ -1,0 +1,277 @@
+"""Maximum-likelihood fit of a signal model to magnitude images: validation, noise level, errors of the estimates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from physics.estimation.field import FieldProblem, eliminate, fit_field
+from physics.estimation.grid import build_dictionary, chunks, default_grid
+from physics.estimation.levenberg_marquardt import equations, invert, pack_index, refine
+from physics.noise import check_noise_model
+from physics.relaxometry import SignalModel
+
+__all__ = ["B_MODES", "DEFAULT_BOUNDS", "Fit", "fit"]
+
+B_MODES = ("voxelwise", "shared", "smooth")
+DEFAULT_BOUNDS = {"B": (0.5, 2.5), "T1": (0.01, 10.0), "T2": (1e-3, 5.0)}  # times in seconds
+_SIGMA_SAMPLE = 4096  # voxels of each image from which the noise is estimated
+
+
+@dataclass
+class Fit:
+    """Result of :func:`fit`. Voxels outside the mask are zero (``converged``: False) in all of it.
+
+    Attributes:
+        parameters: estimates ``[Q, *shape]`` in the order and units of the model.
+        standard_errors: their standard errors ``[Q, *shape]``; infinite where the data do not determine them.
+        residual: data - model ``[N, *shape]``.
+        sigma: noise standard deviation, given or estimated; broadcastable to ``[*shape]``.
+        chi2: reduced chi-square ``[*shape]``, about 1 where the model explains the data; 0 if N = Q.
+        converged: whether the optimum was reached ``[*shape]``.
+    """
+
+    parameters: Tensor
+    standard_errors: Tensor
+    residual: Tensor
+    sigma: Tensor
+    chi2: Tensor
+    converged: Tensor
+
+
+def _check(model: SignalModel, data: Tensor, mask: Tensor | None, noise: str, b_mode: str) -> Tensor:
+    """Raise ValueError for what cannot be fitted; returns the mask ``[*shape]``."""
+    check_noise_model(noise)
+    shape = data.shape[1:]
+    if data.ndim == 0 or data.shape[0] != model.n_images:
+        raise ValueError(f"data must have {model.n_images} images on its first axis, got shape {tuple(data.shape)}")
+    if not data.is_floating_point():
+        raise ValueError(f"data must be real floating-point magnitudes, got {data.dtype}")
+    if data.shape[0] < len(model.parameter_names):
+        raise ValueError(f"{len(model.parameter_names)} parameters need as many images, got {data.shape[0]}")
+    if b_mode not in B_MODES:
+        raise ValueError(f"b_mode must be one of {B_MODES}, got {b_mode!r}")
+    if b_mode == "smooth" and "B" in model.parameter_names and len(shape) < 2:
+        raise ValueError(f"a smooth B needs images on the last two axes, got shape {tuple(data.shape)}")
+    if mask is None:
+        mask = torch.ones(shape, dtype=torch.bool, device=data.device)
+    if mask.shape != shape or mask.dtype != torch.bool:
+        raise ValueError(f"mask must be bool of shape {tuple(shape)}, got {mask.dtype} of {tuple(mask.shape)}")
+    inside = data[:, mask]
+    if not bool(torch.isfinite(inside).all()):
+        raise ValueError("data must be finite inside the mask")
+    if noise == "rician" and bool((inside < 0).any()):
+        raise ValueError("Rician data are magnitudes and cannot be negative")
+    return mask
+
+
+def _bounds(model: SignalModel, bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]]:
+    names = model.parameter_names[1:]
+    wanted = dict(bounds or {})
+    if set(wanted) - set(names):
+        raise ValueError(f"bounds can be given for {names}, got {sorted(wanted)} (A is only kept from being negative)")
+    result = {name: tuple(wanted.get(name, DEFAULT_BOUNDS[name])) for name in names}
+    for name, (low, high) in result.items():
+        if not (low < high and math.isfinite(high) and (low > 0 or name == "B")):
+            raise ValueError(f"bounds of {name} must be two finite ascending values, a time above 0, got {(low, high)}")
+    return result
+
+
+def _bounds_tensor(bounds: Mapping[str, tuple[float, float]], like: Tensor) -> Tensor:
+    """Bounds ``[2, Q, 1]``, those of A being 0 and infinity."""
+    rows = [(0.0, math.inf), *bounds.values()]
+    return torch.tensor(rows, dtype=like.dtype, device=like.device).T[..., None]
+
+
+def _without_bias(data: Tensor, noise: str) -> Tensor:
+    """Data in noise units with the first-order bias of Rician noise taken off (Gudbjartsson and Patz 1995)."""
+    return (data.square() - 1.0).clamp(min=0.0).sqrt() if noise == "rician" else data
+
+
+def _fit_voxelwise(
+    model: SignalModel, data: Tensor, bounds: Mapping[str, tuple[float, float]], noise: str, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Parameters ``[Q, V]`` and converged ``[V]`` of data ``[N, V]`` in noise units: grid, then Levenberg-Marquardt."""
+    dictionary = build_dictionary(model, default_grid(model, bounds), like=data)
+    limits = _bounds_tensor(bounds, data)
+    parameters = data.new_empty(len(model.parameter_names), data.shape[1])
+    converged = torch.zeros(data.shape[1], dtype=torch.bool, device=data.device)
+    for part in chunks(data.shape[1]):
+        piece = data[:, part].contiguous()
+        start = dictionary.search(_without_bias(piece, noise))
+        parameters[:, part], _, converged[part] = refine(model, piece, start, limits, noise, iterations=iterations)
+    return parameters, converged
+
+
+def _pearson(model: SignalModel, data: Tensor, parameters: Tensor, noise: str) -> Tensor:
+    """Sum over images ``[V]`` of the squared deviation from the expected value over the expected variance."""
+    signal = model(*parameters)
+    if noise == "gaussian":
+        return (data - signal).square().sum(0)
+    x = 0.25 * signal.square()  # of the mean of a Rician magnitude, sqrt(pi/2) L_1/2(-signal^2 / 2)
+    mean = math.sqrt(math.pi / 2.0) * ((1.0 + 2.0 * x) * torch.special.i0e(x) + 2.0 * x * torch.special.i1e(x))
+    variance = torch.where(signal < 30.0, 2.0 + signal.square() - mean.square(), 1.0 - 0.5 / signal.clamp(min=1).square())
+    return ((data - mean).square() / variance.clamp(min=0.4)).sum(0)
+
+
+def _estimate_sigma(
+    model: SignalModel, data: Tensor, images: Tensor, count: int, bounds: Mapping[str, tuple[float, float]], noise: str
+) -> Tensor:
+    """Noise standard deviation of each image, ``[count]``, from the residual of a voxelwise fit.
+
+    The median over voxels of their chi-square is compared with that of its distribution, so voxels which the model
+    does not explain have little influence. All-zero voxels are left out.
+
+    Args:
+        model: signal model.
+        data: magnitudes ``[N, V]``.
+        images: image to which each voxel belongs, ``[V]``.
+        count: number of images.
+        bounds: bounds of the nonlinear parameters.
+        noise: ``"gaussian"`` or ``"rician"``.
+
+    Raises:
+        ValueError: if there are not more images than parameters.
+    """
+    freedom = data.shape[0] - len(model.parameter_names)
+    if freedom < 1:
+        raise ValueError(f"sigma cannot be estimated from {data.shape[0]} images: give it")
+    expected = freedom * (1.0 - 2.0 / (9.0 * freedom)) ** 3  # median of chi-square (Wilson and Hilferty)
+    floor = math.sqrt(torch.finfo(data.dtype).eps)
+    sigma = data.new_zeros(count)
+    for image in range(count):
+        voxels = ((images == image) & (data != 0).any(0)).nonzero()[:, 0]
+        if len(voxels) == 0:
+            sigma[image] = 1.0  # nothing to be normalised
+            continue
+        sample = data[:, voxels[:: max(1, len(voxels) // _SIGMA_SAMPLE)]]
+        scale = sample.abs().max()
+        sigma[image] = 0.05 * scale
+        # Rician moments depend on sigma, hence the repetition; the first guess only sets the tolerance of the fit
+        for model_noise in ("gaussian", noise) if noise == "gaussian" else ("gaussian", noise, noise, noise):
+            units = sample / sigma[image]
+            parameters, _ = _fit_voxelwise(model, units, bounds, model_noise, 20)
+            ratio = (_pearson(model, units, parameters, model_noise).median() / expected).sqrt()
+            sigma[image] = (sigma[image] * ratio).clamp(min=floor * scale)
+    return sigma
+
+
+def _errors(model: SignalModel, data: Tensor, parameters: Tensor, noise: str, variance_b: Tensor | None) -> Tensor:
+    """Standard errors ``[Q, V]`` from the inverse Fisher matrix, in float64.
+
+    With the variance ``[V]`` of a shared or smooth B: that of A and T at fixed B, plus what B's variance adds to it.
+    """
+    result = torch.empty_like(parameters)
+    size = len(parameters)
+    for part in chunks(data.shape[1]):
+        state = equations(model, data[:, part].double(), parameters[:, part].double(), noise)
+        if variance_b is None:
+            diagonal, regular = invert(state[1 + size :], size)
+        else:
+            fisher = state[1 + size :]
+            inner = torch.stack([fisher[pack_index(0, 0)], fisher[pack_index(0, 2)], fisher[pack_index(2, 2)]])
+            (of_a, of_t), regular = invert(inner, 2)
+            extra, slope = variance_b[part].double(), eliminate(state, damping=0.0)[3]
+            diagonal = [of_a + slope[0] ** 2 * extra, extra, of_t + slope[1] ** 2 * extra]
+        diagonal[-1] = diagonal[-1] * parameters[-1, part].double() ** 2
+        errors = torch.stack(diagonal).sqrt()
+        result[:, part] = torch.where(regular & (parameters[0, part] > 0), errors, math.inf).to(result.dtype)
+    return result
+
+
+def _scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """Values ``[..., V]`` of the voxels in the mask as ``[..., *shape]``, zero elsewhere."""
+    full = torch.zeros((*values.shape[:-1], mask.numel()), dtype=values.dtype, device=values.device)
+    full[..., mask.flatten()] = values
+    return full.reshape(*values.shape[:-1], *mask.shape)
+
+
+def _sigma_of_voxels(sigma: Tensor | float, data: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Given sigma as a tensor, and its values at the voxels in the mask ``[V]``."""
+    given = torch.as_tensor(sigma, dtype=data.dtype, device=data.device)
+    voxels = given.expand(data.shape[1:])[mask]
+    if not bool(((voxels > 0) & torch.isfinite(voxels)).all()):
+        raise ValueError("sigma must be positive and finite inside the mask")
+    return given, voxels
+
+
+@torch.no_grad()
+def fit(
+    model: SignalModel,
+    data: Tensor,
+    *,
+    noise: str = "gaussian",
+    sigma: Tensor | float | None = None,
+    b_mode: str = "voxelwise",
+    smoothness: float = 500.0,
+    mask: Tensor | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    iterations: int | None = None,
+) -> Fit:
+    """Maximum-likelihood estimate of the parameters of a signal model.
+
+    A dictionary with A eliminated (variable projection) gives the start of a Levenberg-Marquardt refinement under the
+    Gaussian or the Rician likelihood. B is free in each voxel, one value for each image, or a smooth field (Sabidussi
+    et al., Med. Image Anal. 2021, Eq. 2): see :mod:`physics.estimation.field` for the objective.
+
+    Standard errors come from the inverse Fisher matrix. For a shared or smooth B they are those of A and T at fixed
+    B plus the share of the sampling variance of B, which for a smooth B is approximate (curvature taken as
+    constant within the smoothing kernel; the bias by smoothing is not included).
+
+    Args:
+        model: signal model, its times being lists ``[N]``.
+        data: magnitudes ``[N, *shape]``; images are the last two axes, leading axes are independent images.
+        noise: ``"gaussian"`` or ``"rician"``.
+        sigma: noise standard deviation in the unit of the data, broadcastable to ``[*shape]``; by default estimated
+            from the residual of a voxelwise fit, one value for each image.
+        b_mode: ``"voxelwise"``, ``"shared"`` or ``"smooth"``; without effect on models that have no B.
+        smoothness: weight of the squared Laplacian of B [1 / B**2], in units of the log-likelihood (lambda_B = 500 in
+            the paper).
+        mask: voxels to be fitted, bool ``[*shape]``; all by default.
+        bounds: lowest and highest value by parameter name, in the units of the model; by default B in [0.5, 2.5],
+            T1 in [0.01, 10] s, T2 in [0.001, 5] s. A is never negative.
+        iterations: largest number of Levenberg-Marquardt steps (default 30), or of Gauss-Newton steps of B (10).
+
+    Returns:
+        Estimates with errors, residual and quality of fit; dtype and device of the data.
+
+    Raises:
+        ValueError: if shapes, names or values of the arguments do not fit together.
+    """
+    mask = _check(model, data, mask, noise, b_mode)
+    limits = _bounds(model, bounds)
+    shape = data.shape[1:]
+    stack = (math.prod(shape[:-2]), *shape[-2:]) if len(shape) >= 2 else (1, 1, mask.numel())
+    values = data.detach().reshape(data.shape[0], -1)[:, mask.flatten()]
+    images = mask.reshape(stack).nonzero()[:, 0]
+    if sigma is None:
+        of_image = _estimate_sigma(model, values, images, stack[0], limits, noise)
+        given = of_image.reshape(*shape[:-2], 1, 1) if len(shape) >= 2 else of_image[0]
+        voxel_sigma = of_image[images]
+    else:
+        given, voxel_sigma = _sigma_of_voxels(sigma, data, mask)
+    units = values / voxel_sigma
+    variance_b = None
+    if b_mode == "voxelwise" or "B" not in model.parameter_names or units.shape[1] == 0:
+        parameters, converged = _fit_voxelwise(model, units, limits, noise, 30 if iterations is None else iterations)
+    else:
+        problem = FieldProblem(
+            model, units, _without_bias(units, noise), mask.reshape(stack), _bounds_tensor(limits, units), noise
+        )
+        weight = smoothness if b_mode == "smooth" else None
+        result = fit_field(problem, weight, 10 if iterations is None else iterations)
+        parameters, converged, variance_b = result.parameters, result.converged, result.variance
+    errors = _errors(model, units, parameters, noise, variance_b)
+    chi2 = torch.cat([values.new_empty(0), *(_pearson(model, units[:, p], parameters[:, p], noise) for p in chunks(units.shape[1]))])
+    chi2 = chi2 / (len(data) - len(parameters)) if len(data) > len(parameters) else torch.zeros_like(chi2)
+    for rows in (parameters, errors):
+        rows[0] *= voxel_sigma
+    residual = values - torch.cat([values[:, :0], *(model(*parameters[:, p]) for p in chunks(units.shape[1]))], 1)
+    packed = torch.cat([parameters, errors, residual, chi2[None]])
+    packed = _scatter(packed, mask)
+    q = len(parameters)
+    return Fit(packed[:q], packed[q : 2 * q], packed[2 * q : -1], given, packed[-1], _scatter(converged, mask))
