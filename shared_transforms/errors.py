@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from os import PathLike
+from types import TracebackType
 from typing import Any
 
 
@@ -42,3 +45,26 @@ class QMRIError(ValueError):
 
 def _rebuild(file: str | None, field: str | None, found: str, expected: str, remedy: str) -> QMRIError:
     return QMRIError(file=file, field=field, found=found, expected=expected, remedy=remedy)
+
+
+def show_errors_plainly() -> None:
+    """Let a command that ends with a QMRIError print its five parts instead of MONAI's nested traceback.
+
+    MONAI wraps whatever happens in a config ("Failed to instantiate component ..."), so the cause stands far above the
+    last line. An item of ``initialize``; the environment variable QMRI_TRACEBACK=1 brings the traceback back.
+    """
+    previous = sys.excepthook
+    if getattr(previous, "shows_qmri_errors", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, QMRIError):
+            cause = cause.__cause__
+        if cause is None or os.environ.get("QMRI_TRACEBACK", "0") not in ("", "0"):
+            previous(kind, error, trace)
+        else:
+            print(f"\nQMRIError: {cause}", file=sys.stderr)
+
+    hook.shows_qmri_errors = True  # type: ignore[attr-defined]
+    sys.excepthook = hook

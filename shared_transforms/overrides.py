@@ -40,8 +40,8 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
         argv: the command line, ``sys.argv`` by default.
 
     Raises:
-        QMRIError: an override that names nothing (with the closest name that does), or a JSON key that a config file has
-            twice.
+        QMRIError: an override that names nothing (with the closest name that does), or a JSON key that stands twice in
+            a config file.
     """
     argv = sys.argv if argv is None else argv
     arguments = _run_arguments(argv)
@@ -178,20 +178,22 @@ def _unknown(
 ) -> None:
     parent = "#".join(above)
     if isinstance(node, dict):
-        choices = set(node) | (_COMPONENT_KEYS | set(_parameters(node) or ()) if above else free)
+        choices: set[str] = set(node) | (_COMPONENT_KEYS | (_parameters(node) or set()) if above else free)
         choices = {f"{parent}#{c}" if above else c for c in choices if isinstance(c, str)}
         if not above:
             choices |= {f"{k}#{leaf}" for k, v in node.items() if isinstance(v, dict) for leaf in v}
         tried = key if not above else f"{parent}#{part}"
         close = difflib.get_close_matches(tried, sorted(choices), n=3, cutoff=0.5)
-        expected = f"an existing id; closest: {', '.join(close)}" if close else f"one of {', '.join(sorted(choices)[:12])}"
+        listed = ", ".join(close or sorted(choices)[:12])
+        expected = f"an existing id; closest: {listed}" if close else f"an existing id, such as {listed}"
     elif isinstance(node, list):
         expected = f"an index from 0 to {len(node) - 1} of {parent}"
     else:
         expected = f"{parent} itself, which is {node!r} and has nothing below it"
     raise QMRIError(
-        file=", ".join(str(f) for f in files) or None, field=f"--{key}", found=f"no {part!r} in {parent or 'the config'}",
-        expected=expected, remedy="correct the spelling: MONAI would run with the old value and say nothing",
+        file=", ".join(str(f) for f in files) or None, field=f"--{key}", expected=expected,
+        found=f"no {part!r} in {parent or 'the config'}",
+        remedy="correct the spelling: MONAI would run with the old value and say nothing",
     )  # fmt: skip
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from shared_transforms.errors import QMRIError
 
+Network = TypeVar("Network", bound=nn.Module)
 _CHUNK = 1 << 20
 
 
@@ -33,7 +35,7 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def load_weights(module: nn.Module, path: str | Path, sha256: str | None = None, network: str | None = None) -> str:
+def load_weights(module: Network, path: str | Path, sha256: str | None = None, network: str | None = None) -> Network:
     """Load a file of tensors into a module; the module is unchanged unless every tensor fits.
 
     Args:
@@ -43,15 +45,14 @@ def load_weights(module: nn.Module, path: str | Path, sha256: str | None = None,
         network: what the weights belong to, for the message ("rim_relaxometry T1"); default: the class of the module.
 
     Returns:
-        sha256 of the file.
+        The same module.
 
     Raises:
         QMRIError: no file, wrong sha256, truncated or no state_dict, other keys or shapes, NaN or infinite values.
     """
     file = Path(path)
     name = network or f"{type(module).__module__}.{type(module).__qualname__}"
-    found = sha256_file(file)
-    if sha256 is not None and found != sha256.lower():
+    if sha256 is not None and (found := sha256_file(file)) != sha256.lower():
         raise QMRIError(
             file=file, field="sha256", found=found, expected=f"{sha256.lower()}, the weights of {name}",
             remedy="take the weights that belong to this bundle, or correct the sha256 if you trained them yourself",
@@ -59,11 +60,16 @@ def load_weights(module: nn.Module, path: str | Path, sha256: str | None = None,
     state = _read(file, name)
     _compare(file, name, state, module.state_dict())
     module.load_state_dict(state, strict=True)
-    return found
+    return module
 
 
 def _read(file: Path, name: str) -> dict[str, Tensor]:
     expected = f"the state_dict of {name}, tensors only"
+    if not file.is_file():
+        raise QMRIError(
+            file=file, field="path", found="no such file", expected=expected,
+            remedy="check the path; weights kept by git-lfs need: git lfs pull",
+        )  # fmt: skip
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:

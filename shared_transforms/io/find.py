@@ -31,7 +31,7 @@ _SAME_ACQUISITION = (
     "StudyInstanceUID", "PatientID", "PatientName", "DeviceSerialNumber", "MagneticFieldStrength", "ScanningSequence",
     "SequenceName", "PulseSequenceDetails", "MRAcquisitionType", "FlipAngle",
 )  # fmt: skip
-_TIME_IN_NAME = re.compile(r"(?i)(?<![a-z])(ti|te|inv|ir|echo|e)[-_= ]?\d+([.p]\d+)?(ms|s)?(?![0-9a-z])")
+_TIME_IN_NAME = re.compile(r"(?i)(?<![a-z])(ti|te|inv|echo)[-_= ]?\d+([.p]\d+)?(ms|s)?(?![0-9a-z])")
 _LAST_NUMBER = re.compile(r"[-_ ]?\d+[a-z]?$")
 _ECHO_NUMBER = re.compile(r"_e\d+(?=[a-z]?$|_)")
 _OTHER_CONTRAST = "another contrast"
@@ -177,6 +177,9 @@ def _masked(name: str, sidecar: dict[str, Any], rule: KindRule, several: bool, s
     name = _ECHO_NUMBER.sub("", name)
     if isinstance(number, int) and several_numbers:
         name = re.sub(rf"(?<![0-9A-Za-z])0*{number}[a-z]?(?![0-9A-Za-z])", "", name)
+    time = sidecar.get(rule.field)
+    if isinstance(time, int | float):  # IR_0500_4, IR_500ms_4
+        name = re.sub(rf"(?<![0-9.])0*{round(time * 1000)}(ms)?(?![0-9.A-Za-z])", "", name)
     name = _TIME_IN_NAME.sub("", name)
     if number is None:
         name = _LAST_NUMBER.sub("", name)

@@ -1,0 +1,27 @@
+"""What an engine needs of an inference item."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["prepare_series"]
+
+
+def prepare_series(
+    item: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, None, tuple[()], dict[str, Tensor]]:
+    """``prepare_batch`` of MONAI's evaluator for one series, loaded with ``DataLoader(batch_size=None)``.
+
+    Args:
+        item: what :class:`LoadSeriesd` returns: ``image`` ``[N, H, W, D]`` and ``acquisition``.
+        device: where the network runs.
+        non_blocking: as for ``Tensor.to``.
+
+    Returns:
+        The image with a batch axis ``[1, N, H, W, D]``, no label, and the acquisition as keyword arguments.
+    """
+    acquisition = {name: value.to(device, non_blocking=non_blocking) for name, value in item["acquisition"].items()}
+    return item["image"][None].to(device, non_blocking=non_blocking), None, (), acquisition
