@@ -279,3 +279,88 @@ class RecurrentInferenceMachine(nn.Module):
             logarithmic = self.logarithmic and name != "B"
             channels.append(channel.clamp(math.log(low), math.log(high)) if logarithmic else channel.clamp(low, high))
         return estimate + (torch.stack(channels, 1) - estimate.detach())
+
+
+RESNET_WIDTHS = (24, 24, 32, 32, 40, 40, 40, 40, 32, 32, 24, 24)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with batch normalisation; a 1 x 1 convolution on the shortcut where the width changes."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.shortcut = nn.Identity() if inputs == width else nn.Conv2d(inputs, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``[batch, width, H, W]``."""
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Direct mapping from a series to maps by G = 12 residual blocks (section 4.4.3), for one protocol only.
+
+    The paper lists eleven widths for twelve blocks, up to 320; the default here is narrower, for training on a CPU.
+
+    Args:
+        parameter: ``"T1"`` or ``"T2"``.
+        times: the protocol [s]; the network knows no other.
+        repetition_time: its TR [s]; None for full recovery.
+        noise: noise model of the training, for the record; the network does not use it.
+        widths: features of each block.
+    """
+
+    def __init__(
+        self,
+        parameter: str = "T1",
+        times: Sequence[float] = (),
+        repetition_time: Sequence[float] | float | None = None,
+        noise: str = "rician",
+        widths: Sequence[int] = RESNET_WIDTHS,
+    ) -> None:
+        super().__init__()
+        self.signal_model = make_signal_model(parameter, times, repetition_time)
+        self.names, self.noise = PARAMETERS[parameter], check_noise_model(noise)
+        self.first = nn.Sequential(nn.Conv2d(self.signal_model.n_images, widths[0], 1), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.blocks = nn.Sequential(*map(ResidualBlock, (widths[0], *widths[:-1]), widths))
+        self.last = nn.Conv2d(widths[-1], 2 * len(self.names), 1)
+        middle = {"A": -0.3, "B": 1.8, "T1": 0.0, "T2": -2.3}
+        with torch.no_grad():
+            self.last.bias.copy_(torch.tensor([middle[n] for n in self.names] + [-2.0] * len(self.names)))  # type: ignore[union-attr]
+
+    def forward(
+        self,
+        image: Tensor,
+        times: Tensor | None = None,
+        repetition_time: Tensor | None = None,
+        noise: str | None = None,
+    ) -> Tensor:
+        """Estimate the maps; arguments and result as for :class:`RecurrentInferenceMachine`, with one step.
+
+        Raises:
+            ValueError: if the protocol is not the one of the training, to 1 ms.
+        """
+        own = self.signal_model.times
+        if times is not None and (times.shape != own.shape or bool(((times.to(own) - own).abs() > 1e-3).any())):
+            raise ValueError(
+                f"this ResNet was trained for the times {[round(t, 4) for t in own.tolist()]} s only, got "
+                f"{[round(t, 4) for t in times.tolist()]} s: train it for them, or use the recurrent inference machine"
+            )
+        scale = series_scale(image)
+        out, log_error = self.last(self.blocks(self.first(image / scale))).chunk(2, 1)
+        channels = []
+        for name, channel in zip(self.names, out.unbind(1), strict=True):
+            low, high = BOUNDS[name]
+            positive = channel if name == "B" else channel.clamp(math.log(low) - 1.0, math.log(high) + 1.0).exp()
+            channels.append(positive * scale[:, 0] if name == "A" else positive)
+        maps = torch.stack(channels, 1)
+        if self.training:
+            return torch.cat([maps, log_error], 1)[:, None]
+        slopes = torch.stack([torch.ones_like(m) if n == "B" else m for n, m in zip(self.names, channels, strict=True)], 1)
+        return torch.cat([maps, log_error.clamp(-9.0, 3.0).exp() * slopes], 1)

@@ -1,0 +1,62 @@
+"""Classical estimators with the call signature of the network, so that one overlay swaps them in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from physics.estimation import fit
+from physics.noise import check_noise_model
+from torch import Tensor, nn
+
+from .network import make_signal_model
+
+B_MODES = ("voxelwise", "shared", "smooth")
+
+
+class MaximumLikelihood(nn.Module):
+    """Maximum-likelihood estimation: voxelwise, or with B shared by the image or smooth over it.
+
+    Args:
+        parameter: ``"T1"`` for (A, B, T1) or ``"T2"`` for (A, T2).
+        times: protocol used where the call gives none: inversion or echo times [s].
+        repetition_time: its TR [s], one value or one for each image; None for full recovery.
+        noise: likelihood where the call gives none, ``"gaussian"`` or ``"rician"``.
+        b_mode: ``"voxelwise"``, ``"shared"`` or ``"smooth"``; of no effect on T2.
+        smoothness: weight of the squared Laplacian of B where it is smooth (the paper's lambda_B).
+
+    Raises:
+        ValueError: if an option is none of its choices.
+    """
+
+    def __init__(
+        self,
+        parameter: str = "T1",
+        times: Sequence[float] = (),
+        repetition_time: Sequence[float] | float | None = None,
+        noise: str = "rician",
+        b_mode: str = "smooth",
+        smoothness: float = 500.0,
+    ) -> None:
+        super().__init__()
+        if b_mode not in B_MODES:
+            raise ValueError(f"b_mode must be one of {B_MODES}, got {b_mode!r}")
+        self.signal_model = make_signal_model(parameter, times, repetition_time)
+        self.parameter, self.noise, self.b_mode, self.smoothness = parameter, check_noise_model(noise), b_mode, smoothness
+
+    @torch.no_grad()
+    def forward(
+        self,
+        image: Tensor,
+        times: Tensor | None = None,
+        repetition_time: Tensor | None = None,
+        noise: str | None = None,
+    ) -> Tensor:
+        """Estimate the maps; arguments and result as for the network in evaluation: ``[batch, 2 Q, H, W]``."""
+        model = self.signal_model if times is None else make_signal_model(self.parameter, times, repetition_time)
+        if model.n_images != image.shape[1]:
+            raise ValueError(f"image has {image.shape[1]} volumes, but {model.n_images} times are given")
+        result = fit(
+            model, image.movedim(1, 0), noise=noise or self.noise, b_mode=self.b_mode, smoothness=self.smoothness
+        )
+        return torch.cat([result.parameters, result.standard_errors]).movedim(0, 1)
