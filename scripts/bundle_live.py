@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from bundle_files import REPOSITORY, VENDORED, Bundle, Fault, read_bundle, walk
-from bundle_rules import BASES, bases_of
+from bundle_rules import BASES, bases_of, mask_references, unknown_keys
 
 
 class Blocked(MetaPathFinder):
@@ -88,8 +88,6 @@ def _is_import(value: Any) -> bool:
 
 
 def _syntax(name: str, id: str, value: str) -> Iterator[Fault]:
-    from bundle_rules import mask_references
-
     try:
         compile(mask_references(value[1:]).strip(), id, "eval")
     except SyntaxError as error:
@@ -111,9 +109,8 @@ def dangling(bundle: Bundle) -> Iterator[Fault]:
     from monai.bundle.reference_resolver import ReferenceResolver
 
     seen: set[tuple[str, str]] = set()
-    for name in bundle.runnable:
-        bases = [] if name in BASES else [base for base in bases_of(bundle, name) if base in bundle.configs]
-        for layers in [[base, name] for base in bases] or [[name]]:
+    for name in sorted(bundle.runnable, key=lambda name: (name not in BASES, name)):  # a base's faults are its own
+        for layers in _stacks(bundle, name):
             try:
                 parser = _parser(bundle, layers)
                 parser.resolve_macro_and_relative_ids()
@@ -129,6 +126,13 @@ def dangling(bundle: Bundle) -> Iterator[Fault]:
                     if plain and reference not in parser and (id, plain) not in seen:
                         seen.add((id, plain))
                         yield Fault(f"configs/{name}", id, f"refers to @{plain}, which is not there", f"define {plain}")
+
+
+def _stacks(bundle: Bundle, name: str) -> list[list[str]]:
+    """The ways to lay config ``name``: alone, on each base that has all its keys, or on all of them together."""
+    bases = [] if name in BASES else [base for base in bases_of(bundle, name) if base in bundle.configs]
+    whole = [base for base in bases if not unknown_keys(bundle, name, [base])]
+    return [[base, name] for base in whole] or [[*bases, name]]
 
 
 def weights(bundle: Bundle) -> Iterator[Fault]:

@@ -213,17 +213,22 @@ def bases_of(bundle: Bundle, name: str) -> list[str]:
 
 def overlays(bundle: Bundle) -> Iterator[Fault]:
     """Every key of an overlay exists in a config that it lies on: MONAI accepts a misspelt key in silence."""
-    for name, config in bundle.runnable.items():
+    for name in bundle.runnable:
         bases = [] if name in BASES else bases_of(bundle, name)
         for base in bases:
             if base not in bundle.configs:
                 yield Fault(f"configs/{name}", "_overlay_of_", f"names {base}, which is not there", "name its base")
         known = [base for base in bases if base in bundle.configs]
-        for key in config if known else []:
-            id = key.lstrip("+")
-            if not id.startswith("_") and not any(_has(bundle.configs[base], id) for base in known):
-                cure = f"spell it as in {' or '.join(known)}, or say in \"_overlay_of_\" what the overlay lies on"
-                yield Fault(f"configs/{name}", id, f"is not in {' or '.join(known)}", cure)
+        for id in unknown_keys(bundle, name, known) if known else []:
+            cure = f"spell it as in {' or '.join(known)}, or say in \"_overlay_of_\" what the overlay lies on"
+            yield Fault(f"configs/{name}", id, f"is not in {' or '.join(known)}", cure)
+
+
+def unknown_keys(bundle: Bundle, name: str, bases: list[str]) -> list[str]:
+    """Keys of the overlay ``name`` that none of the configs ``bases`` has."""
+    ids = [key.lstrip("+") for key in bundle.configs[name]]
+    known = [bundle.configs[base] for base in bases]
+    return [id for id in ids if not id.startswith("_") and not any(_has(config, id) for config in known)]
 
 
 def agreement(bundle: Bundle) -> Iterator[Fault]:

@@ -26,7 +26,7 @@ JUNK = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.tmp")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
 
 
-def stage(bundle: Path, folder: Path, repository: Path = REPOSITORY) -> Path:
+def stage(bundle: Path, folder: Path, repository: Path) -> Path:
     """Copy the bundle into ``folder``, self-contained; returns its new root.
 
     Raises:
@@ -81,7 +81,7 @@ def write_zip(root: Path, target: Path) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def pack(name: str, output: Path, repository: Path = REPOSITORY) -> Path:
+def pack(name: str, output: Path, repository: Path) -> Path:
     """Pack bundle ``name`` of the repository into ``output``; returns the zip's path.
 
     Raises:
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "dist", metavar="DIR", help="default: dist/")
     options = parser.parse_args(arguments)
     try:
-        print(pack(options.name, options.output))
+        print(pack(options.name, options.output, REPOSITORY))
     except BundleError as error:
         print(f"{error}\n{options.name} is not packed: {len(error.faults)} fault(s)", file=sys.stderr)
         return 1

@@ -1,0 +1,111 @@
+"""A packed bundle is one folder that needs nothing of the repository, the same bytes each time."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from bundle_files import BundleError, open_bundle, read_bundle
+from bundle_rules import static_faults
+from check_bundle import check
+from pack_bundle import main, pack, stage, write_zip
+
+TREE = {
+    "LICENSE",
+    *(f"configs/{name}" for name in ("metadata.json", "train.json", "inference.json", "evaluate.json", "other.json")),
+    *("configs/logging.conf", "docs/README.md", "docs/data_license.txt", "models/model.pt"),
+    *("tinymap/__init__.py", "tinymap/network.py", "tinymap/physics/__init__.py", "tinymap/physics/noise.py"),
+    *("tinymap/shared_transforms/__init__.py", "tinymap/shared_transforms/errors.py"),
+    "tinymap/shared_transforms/page.html.j2",
+}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_zip_is_clean_complete_and_alone(repository: Path, tmp_path: Path) -> None:
+    path = pack("tinymap", tmp_path / "out", repository)
+    assert path == tmp_path / "out/tinymap_v0.2.1.zip"
+    assert sorted(path.parent.iterdir()) == [path], "nothing temporary is left"
+    with zipfile.ZipFile(path) as archive:
+        assert {name for name in archive.namelist()} == {f"tinymap/{file}" for file in TREE}
+    with open_bundle(path) as root:
+        assert read_bundle(root).is_packed and static_faults(read_bundle(root)) == []
+
+
+def test_packed_twice_is_the_same(repository: Path, tmp_path: Path) -> None:
+    digests = []
+    for time in ("one", "two"):
+        root = stage(repository / "bundles/tinymap", tmp_path / time, repository)
+        for file in root.rglob("*"):  # times and modes of the files do not matter
+            file.chmod(0o700)
+        write_zip(root, tmp_path / f"{time}.zip")
+        digests.append(sha256(tmp_path / f"{time}.zip"))
+        (repository / "physics/noise.py").touch()
+    assert digests[0] == digests[1]
+
+
+def test_two_packed_bundles_keep_their_own_physics_in_one_process(repository: Path, tmp_path: Path) -> None:
+    noise = repository / "physics/noise.py"
+    stage(repository / "bundles/tinymap", tmp_path / "first", repository)
+    (repository / "bundles/tinymap").rename(repository / "bundles/other")
+    (repository / "bundles/other/tinymap").rename(repository / "bundles/other/other")
+    noise.write_text(noise.read_text().replace("0.65", "0.5"))
+    stage(repository / "bundles/other", tmp_path / "second", repository)
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path / 'first/tinymap')!r}, {str(tmp_path / 'second/other')!r}]\n"
+        "from tinymap.network import sigma_from_snr as a\nfrom other.network import sigma_from_snr as b\n"
+        "assert (a(1), b(1)) == (0.65, 0.5)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], cwd="/", check=True)
+
+
+def test_names_in_configs_and_code_are_prefixed(repository: Path, tmp_path: Path) -> None:
+    root = stage(repository / "bundles/tinymap", tmp_path / "staged", repository)
+    assert "from tinymap.physics.noise import sigma_from_snr" in (root / "tinymap/network.py").read_text()
+    train = json.loads((root / "configs/train.json").read_text())
+    assert train["imports"][2] == "$from tinymap.shared_transforms.errors import QMRIError"
+
+
+def test_a_bundle_with_faults_is_not_packed(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (repository / "bundles/tinymap/LICENSE").unlink()
+    (repository / "bundles/tinymap/docs/README.md").unlink()
+    monkeypatch.setattr("pack_bundle.REPOSITORY", repository)
+    monkeypatch.setattr("pack_bundle.check", lambda root: static_faults(read_bundle(root)))
+    assert main(["tinymap", "--output", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
+    error = capsys.readouterr().err
+    assert "LICENSE: -: is not there" in error and "docs/README.md: -: is not there" in error
+    assert "tinymap is not packed: 2 fault(s)" in error
+
+
+@pytest.mark.parametrize("name", ["absent", "../tinymap", ""])
+def test_a_name_that_is_no_bundle_is_refused(repository: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError, match="is not a bundle(.|\n)*tinymap"):
+        pack(name, tmp_path, repository)
+
+
+def test_a_package_of_a_shared_name_is_refused(repository: Path, tmp_path: Path) -> None:
+    (repository / "bundles/tinymap/tinymap/physics.py").touch()
+    with pytest.raises(BundleError, match="stands where"):
+        stage(repository / "bundles/tinymap", tmp_path / "staged", repository)
+
+
+def test_a_name_that_cannot_be_prefixed_is_refused(repository: Path, tmp_path: Path) -> None:
+    (repository / "bundles/tinymap/tinymap/loader.py").write_text('NAME = f"physics.noise"\n')
+    with pytest.raises(BundleError, match=r"tinymap/loader.py.*plain string literal"):
+        stage(repository / "bundles/tinymap", tmp_path / "staged", repository)
+
+
+def test_an_unpacked_bundle_in_a_zip_is_not_taken_for_a_packed_one(repository: Path, tmp_path: Path) -> None:
+    """In the repository it would run; on another machine it would not."""
+    write_zip(repository / "bundles/tinymap", tmp_path / "b.zip")
+    with open_bundle(tmp_path / "b.zip") as root:
+        assert root.name == "tinymap"
+    assert any("No module named 'physics'" in fault.problem for fault in check(tmp_path / "b.zip"))
