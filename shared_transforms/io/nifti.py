@@ -132,10 +132,10 @@ def read_volume(info: NiftiInfo, stored: npt.NDArray[Any], index: int, out: npt.
     """
     where = f"volume {index + 1} of {info.n_volumes}"
     with np.errstate(all="ignore"):
-        # dtype makes numpy compute in float64 block by block: exact, and no float64 copy of the volume.
-        np.multiply(stored[..., index], info.slope, out=out, dtype=np.float64, casting="unsafe")
-        if info.intercept != 0:
-            np.add(out, info.intercept, out=out, dtype=np.float64, casting="unsafe")
+        # One slice at a time in float64, rounded once: product and intercept may cancel (nibabel stores int32 around
+        # -2^31), and a float64 copy of the whole volume would not fit beside the data.
+        for z in range(info.shape[2]):
+            out[..., z] = stored[..., z, index].astype(np.float64) * info.slope + info.intercept
     finite = np.isfinite(out)
     if not finite.all():
         first = tuple(int(i) for i in np.argwhere(~finite)[0])

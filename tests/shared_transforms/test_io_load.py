@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
@@ -137,6 +137,9 @@ def test_big_endian_and_nifti2_are_read(series):
     sizes=st.tuples(*[st.floats(0.3, 40)] * 3),
     compressed=st.booleans(),
 )
+# nibabel stores int32 around -2^31 with an intercept that cancels it: rounding before adding loses digits
+@example(dtype="i4", slope=1e-3, intercept=0, translation=(0, 0, 0), angle=0, sizes=(1, 1, 1), compressed=False)
+@example(dtype="i4", slope=1e-4, intercept=100, translation=(0, 0, 0), angle=0, sizes=(1, 1, 1), compressed=True)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_values_and_affine_are_those_nibabel_reads(
     tmp_path, dtype, slope, intercept, translation, angle, sizes, compressed
