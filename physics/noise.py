@@ -19,6 +19,7 @@ __all__ = [
     "add_gaussian_noise",
     "add_rician_noise",
     "bessel_ratio",
+    "bessel_ratio_and_log",
     "check_noise_model",
     "gaussian_nll",
     "rician_information",
@@ -118,6 +119,16 @@ def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
     return result
 
 
+def _bessel_polynomials(x: Tensor) -> tuple[Tensor, Tensor]:
+    """I0 and I1 over a common factor: 1 for x < 3.75, exp(x) / sqrt(x) above."""
+    small = (x.clamp(max=3.75) / 3.75) ** 2
+    large = 3.75 / x.clamp(min=3.75)
+    below = x < 3.75
+    i0 = torch.where(below, _polynomial(small, _I0_SMALL), _polynomial(large, _I0_LARGE))
+    i1 = torch.where(below, x * _polynomial(small, _I1_SMALL), _polynomial(large, _I1_LARGE))
+    return i0, i1
+
+
 def bessel_ratio(x: Tensor) -> Tensor:
     """Ratio I1(x) / I0(x) of modified Bessel functions, for x >= 0.
 
@@ -129,11 +140,22 @@ def bessel_ratio(x: Tensor) -> Tensor:
     Returns:
         Ratio in [0, 1), shape of ``x``.
     """
-    small = (x.clamp(max=3.75) / 3.75) ** 2
-    large = 3.75 / x.clamp(min=3.75)
-    below = x.clamp(max=3.75) * _polynomial(small, _I1_SMALL) / _polynomial(small, _I0_SMALL)
-    above = _polynomial(large, _I1_LARGE) / _polynomial(large, _I0_LARGE)
-    return torch.where(x < 3.75, below, above)
+    i0, i1 = _bessel_polynomials(x)
+    return i1 / i0
+
+
+def bessel_ratio_and_log(x: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`bessel_ratio` together with log(I0(x) exp(-x)) (absolute error at most 1e-6), at little more cost.
+
+    Args:
+        x: non-negative argument, any shape.
+
+    Returns:
+        Ratio I1(x) / I0(x) and scaled logarithm, each of the shape of ``x``.
+    """
+    i0, i1 = _bessel_polynomials(x)
+    factor = torch.where(x < 3.75, x, 0.5 * torch.log(x.clamp(min=3.75)))
+    return i1 / i0, torch.log(i0) - factor
 
 
 def gaussian_nll(data: Tensor, signal: Tensor, sigma: Tensor | float) -> Tensor:

@@ -18,20 +18,16 @@ has decreased, or else more damping.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from physics.estimation.grid import Dictionary, build_dictionary, chunks, default_grid
-from physics.estimation.levenberg_marquardt import (
-    apply_step,
-    equations,
-    negative_log_likelihood,
-    pack_index,
-    refine,
-    solve,
-)
+from physics.estimation.levenberg_marquardt import apply_step, refine
+from physics.estimation.likelihood import negative_log_likelihood
+from physics.estimation.packed import pack_index, solve
 from physics.estimation.smooth import ConstantPrior, Prior, SmoothPrior
 from physics.relaxometry import SignalModel
 
@@ -107,7 +103,8 @@ def start_field(problem: FieldProblem, shared: bool) -> Tensor:
     grid = default_grid(problem.model) | {"B": torch.linspace(max(low, 1.0), min(high, 2.2), 21)}
     dictionary = build_dictionary(problem.model, grid, like=problem.data)
     data = problem.search_data
-    profile = torch.cat([0.5 * dictionary.correlate(data[:, part]).amax(1).square() for part in chunks(data.shape[1])], 1)
+    best = [dictionary.correlate(data[:, part]).amax(1) for part in chunks(data.shape[1])]
+    profile = 0.5 * torch.cat(best, 1).square()
     images = torch.stack([problem.to_field(row) for row in profile])  # [G, images, H, W]
     whole = images.sum((-2, -1), keepdim=True)
     if shared:
@@ -156,6 +153,9 @@ def _relax(
     grid = {"B": levels, "T1": default_grid(problem.model)["T1"]}
     dictionary = build_dictionary(problem.model, grid, like=problem.data)
     found = _search(dictionary, problem.search_data, inversion)
+    descend = partial(
+        refine, problem.model, bounds=problem.bounds, noise=problem.noise, fixed=(1,), iterations=iterations
+    )
     parts = []
     for part in chunks(problem.data.shape[1]):
         data, start = problem.data[:, part], found[:, part]
@@ -163,7 +163,7 @@ def _relax(
             candidates = torch.stack([start, *(other[:, part] for other in starts)])
             nll = torch.stack([negative_log_likelihood(problem.model, data, c, problem.noise) for c in candidates])
             start = candidates.gather(0, nll.argmin(0).expand(1, 3, -1))[0]
-        parts.append(refine(problem.model, data, start, problem.bounds, problem.noise, fixed=(1,), iterations=iterations))
+        parts.append(descend(data, start))
     parameters, state, converged = (torch.cat(columns, -1) for columns in zip(*parts, strict=True))
     return parameters, state, converged
 
@@ -178,7 +178,7 @@ def fit_field(problem: FieldProblem, smoothness: float | None, iterations: int =
     """
     low, high = (float(x) for x in problem.bounds[:, 1, 0])
     field = start_field(problem, smoothness is None).clamp(low, high)
-    prior: Prior = ConstantPrior() if smoothness is None else SmoothPrior(field.shape[1:], smoothness, field)
+    prior: Prior = ConstantPrior() if smoothness is None else SmoothPrior(smoothness, field)
     parameters, state, converged = _relax(problem, [], problem.to_voxels(field), 4)
     objective = problem.per_image(state[0]) + prior.energy(field)
     damping = torch.full_like(objective, 1e-3)

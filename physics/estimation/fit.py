@@ -11,7 +11,9 @@ from torch import Tensor
 
 from physics.estimation.field import FieldProblem, eliminate, fit_field
 from physics.estimation.grid import build_dictionary, chunks, default_grid
-from physics.estimation.levenberg_marquardt import equations, invert, pack_index, refine
+from physics.estimation.levenberg_marquardt import refine
+from physics.estimation.likelihood import equations
+from physics.estimation.packed import invert, pack_index
 from physics.noise import check_noise_model
 from physics.relaxometry import SignalModel
 
@@ -114,7 +116,9 @@ def _pearson(model: SignalModel, data: Tensor, parameters: Tensor, noise: str) -
         return (data - signal).square().sum(0)
     x = 0.25 * signal.square()  # of the mean of a Rician magnitude, sqrt(pi/2) L_1/2(-signal^2 / 2)
     mean = math.sqrt(math.pi / 2.0) * ((1.0 + 2.0 * x) * torch.special.i0e(x) + 2.0 * x * torch.special.i1e(x))
-    variance = torch.where(signal < 30.0, 2.0 + signal.square() - mean.square(), 1.0 - 0.5 / signal.clamp(min=1).square())
+    variance = torch.where(
+        signal < 30.0, 2.0 + signal.square() - mean.square(), 1.0 - 0.5 / signal.clamp(min=1).square()
+    )
     return ((data - mean).square() / variance.clamp(min=0.4)).sum(0)
 
 
@@ -168,7 +172,7 @@ def _errors(model: SignalModel, data: Tensor, parameters: Tensor, noise: str, va
     result = torch.empty_like(parameters)
     size = len(parameters)
     for part in chunks(data.shape[1]):
-        state = equations(model, data[:, part].double(), parameters[:, part].double(), noise)
+        state = equations(model, data[:, part].double(), parameters[:, part].double(), noise, exact=True)
         if variance_b is None:
             diagonal, regular = invert(state[1 + size :], size)
         else:
@@ -266,7 +270,9 @@ def fit(
         result = fit_field(problem, weight, 10 if iterations is None else iterations)
         parameters, converged, variance_b = result.parameters, result.converged, result.variance
     errors = _errors(model, units, parameters, noise, variance_b)
-    chi2 = torch.cat([values.new_empty(0), *(_pearson(model, units[:, p], parameters[:, p], noise) for p in chunks(units.shape[1]))])
+    chi2 = torch.cat(
+        [values.new_empty(0), *(_pearson(model, units[:, p], parameters[:, p], noise) for p in chunks(units.shape[1]))]
+    )
     chi2 = chi2 / (len(data) - len(parameters)) if len(data) > len(parameters) else torch.zeros_like(chi2)
     for rows in (parameters, errors):
         rows[0] *= voxel_sigma

@@ -8,6 +8,7 @@ crossing included, and no search over polarities is needed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -41,9 +42,10 @@ def default_grid(model: SignalModel, bounds: Mapping[str, tuple[float, float]] |
         if bounds is not None:
             low, high = max(low, bounds[name][0]), min(high, bounds[name][1])
             low, high = (low, high) if low < high else bounds[name]
-        ends = torch.tensor([low, high], dtype=torch.float64)
-        steps = torch.linspace(0.0, 1.0, number, dtype=torch.float64)
-        grid[name] = torch.lerp(*ends, steps) if name == "B" else torch.lerp(*ends.log(), steps).exp()
+        if name == "B":
+            grid[name] = torch.linspace(low, high, number, dtype=torch.float64)
+        else:
+            grid[name] = torch.linspace(math.log(low), math.log(high), number, dtype=torch.float64).exp()
     return grid
 
 
@@ -71,7 +73,7 @@ class Dictionary:
         return (self.atoms.reshape(-1, n_images) @ data).clamp_(min=0.0).reshape(size_b, size_t, -1)
 
     def best_relaxation(self, correlation: Tensor, index_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Index ``[V]`` of the best relaxation time at the B of index ``index_b`` ``[V]``, and its projection ``[V]``."""
+        """Index of the best relaxation time at the B of index ``index_b`` and its projection, each ``[V]``."""
         voxels = torch.arange(correlation.shape[2], device=correlation.device)
         value, index_t = correlation[index_b, :, voxels].max(1)
         return index_t, value
@@ -123,7 +125,8 @@ def build_dictionary(model: SignalModel, grid: Mapping[str, Tensor] | None = Non
     signed, inversion, relaxation = _signed_atoms(model, default_grid(model) if grid is None else grid, like)
     atoms = signed.abs().movedim(0, -1)
     norms = atoms.norm(dim=-1).clamp(min=torch.finfo(atoms.dtype).tiny)
-    return Dictionary(inversion, relaxation, (atoms / norms[..., None]).contiguous(), norms, "B" in model.parameter_names)
+    atoms = (atoms / norms[..., None]).contiguous()
+    return Dictionary(inversion, relaxation, atoms, norms, has_inversion="B" in model.parameter_names)
 
 
 def polarity_splits(model: SignalModel, grid: Mapping[str, Tensor] | None = None) -> Tensor:

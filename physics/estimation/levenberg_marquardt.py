@@ -1,8 +1,7 @@
-"""Levenberg-Marquardt on many voxels at once: one damping for each voxel, closed-form solution of the small systems.
+"""Levenberg-Marquardt on many voxels at once, each with its own damping.
 
-Data and amplitudes are in units of the noise standard deviation, so the likelihood has no further scale. The last
-parameter, a relaxation time, is stepped in its logarithm. Curvature is the Fisher matrix ``sum_n w_n ds/dp ds/dq``
-with weight 1 (Gaussian noise) or the Rician information of the signal (Fisher scoring).
+The last parameter, a relaxation time, is stepped in its logarithm. Under Rician noise the curvature is the Fisher
+matrix (Fisher scoring). Data and amplitudes are in units of the noise standard deviation.
 """
 
 from __future__ import annotations
@@ -12,129 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from physics.noise import bessel_ratio, rician_information, rician_nll
+from physics.estimation.likelihood import equations
+from physics.estimation.packed import pack_index, solve
 from physics.relaxometry import SignalModel
 
-__all__ = ["apply_step", "equations", "invert", "negative_log_likelihood", "pack_index", "refine", "solve"]
+__all__ = ["apply_step", "refine"]
 
 _MAX_LOG_STEP = 1.0  # a relaxation time changes by at most a factor e in one step
 _DAMPING = (1e-3, 1e-7, 1e4)  # start, lowest, highest: no step beyond it goes downhill
-
-
-def pack_index(row: int, column: int) -> int:
-    """Place of an entry of a symmetric matrix in its packed lower triangle."""
-    high, low = max(row, column), min(row, column)
-    return high * (high + 1) // 2 + low
-
-
-def negative_log_likelihood(model: SignalModel, data: Tensor, parameters: Tensor, noise: str) -> Tensor:
-    """Negative log-likelihood ``[V]`` of data ``[N, V]`` in noise units at parameters ``[Q, V]``, without constants."""
-    signal = model.signed(*parameters)[0].abs_()
-    if noise == "rician":
-        return rician_nll(data, signal, 1.0).sum(0)
-    return 0.5 * signal.sub_(data).square_().sum(0)
-
-
-def equations(model: SignalModel, data: Tensor, parameters: Tensor, noise: str) -> Tensor:
-    """Negative log-likelihood, gradient and packed Fisher matrix, ``[1 + Q + Q (Q + 1) / 2, V]``.
-
-    The derivative by the last parameter is that by its logarithm.
-    """
-    signal, derivatives = model.signed(*parameters)
-    sign = torch.copysign(torch.ones_like(signal), signal)  # never 0: a zero signal has a residual too
-    weighted = list(derivatives)
-    if noise == "rician":
-        magnitude = signal * sign
-        nll = rician_nll(data, magnitude, 1.0).sum(0)
-        residual = data * bessel_ratio(data * magnitude) * sign - signal
-        weight = rician_information(magnitude)
-        weighted = [weight * derivative for derivative in derivatives]
-    else:
-        residual = torch.addcmul(-signal, data, sign)
-        nll = 0.5 * (residual * residual).sum(0)
-    gradient = [-(residual * derivative).sum(0) for derivative in derivatives]
-    fisher = [(weighted[q] * derivatives[r]).sum(0) for q in range(len(derivatives)) for r in range(q + 1)]
-    # chain rule of the logarithm on the sums, not on the N images
-    n, last = len(derivatives), parameters[-1]
-    gradient[-1] = gradient[-1] * last
-    for r in range(n):
-        place = pack_index(n - 1, r)
-        fisher[place] = fisher[place] * (last * last if r == n - 1 else last)
-    return torch.stack([nll, *gradient, *fisher])
-
-
-def _cholesky(packed: Sequence[Tensor], size: int) -> list[list[Tensor]]:
-    """Lower factor of symmetric positive matrices given by their packed entries, elementwise over voxels."""
-    factor: list[list[Tensor]] = []
-    for q in range(size):
-        row: list[Tensor] = []
-        for r in range(q + 1):
-            entry = packed[pack_index(q, r)]
-            for k in range(r):
-                entry = entry - row[k] * (factor[r] if r < q else row)[k]
-            row.append(entry / factor[r][r] if r < q else entry.clamp(min=1e-30).sqrt())
-        factor.append(row)
-    return factor
-
-
-def _substitute(factor: list[list[Tensor]], right: Sequence[Tensor]) -> list[Tensor]:
-    """Solution x of ``L L' x = right`` for factors ``L``, elementwise over voxels."""
-    size, x = len(factor), list(right)
-    for q in range(size):
-        for k in range(q):
-            x[q] = x[q] - factor[q][k] * x[k]
-        x[q] = x[q] / factor[q][q]
-    for q in reversed(range(size)):
-        for k in range(q + 1, size):
-            x[q] = x[q] - factor[k][q] * x[k]
-        x[q] = x[q] / factor[q][q]
-    return x
-
-
-def solve(packed: Tensor, right: Sequence[Tensor], damping: Tensor | float = 0.0) -> list[Tensor]:
-    """Solve small symmetric positive systems for many voxels, scaled to a unit diagonal.
-
-    Args:
-        packed: lower triangles, ``[Q (Q + 1) / 2, V]``.
-        right: right-hand sides, Q tensors ``[V]``.
-        damping: multiple of the diagonal added to it, broadcastable to ``[V]``.
-
-    Returns:
-        Solution, Q tensors ``[V]``.
-    """
-    size = len(right)
-    scale = [_inverse_root(packed[pack_index(q, q)]) for q in range(size)]
-    scaled = [packed[pack_index(q, r)] * scale[q] * scale[r] for q in range(size) for r in range(q + 1)]
-    for q in range(size):
-        scaled[pack_index(q, q)] = scaled[pack_index(q, q)].clamp(min=1e-12) + damping
-    solution = _substitute(_cholesky(scaled, size), [scale[q] * right[q] for q in range(size)])
-    return [scale[q] * solution[q] for q in range(size)]
-
-
-def _inverse_root(diagonal: Tensor) -> Tensor:
-    return torch.where(diagonal > 0, diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt(), 1.0)
-
-
-def invert(packed: Tensor, size: int) -> tuple[list[Tensor], Tensor]:
-    """Diagonal of the inverse of small symmetric matrices, and whether they are regular.
-
-    Args:
-        packed: lower triangles, ``[Q (Q + 1) / 2, V]``.
-        size: Q.
-
-    Returns:
-        Q tensors ``[V]`` and a mask ``[V]``, False where the scaled matrix is singular to working precision.
-    """
-    scale = [_inverse_root(packed[pack_index(q, q)]) for q in range(size)]
-    scaled = [packed[pack_index(q, r)] * scale[q] * scale[r] for q in range(size) for r in range(q + 1)]
-    factor = _cholesky(scaled, size)
-    limit = 100.0 * torch.finfo(packed.dtype).eps
-    regular = torch.stack([factor[q][q] ** 2 > limit for q in range(size)]).all(0)
-    diagonal = []
-    for q in range(size):
-        unit = [torch.full_like(packed[0], float(q == r)) for r in range(size)]
-        diagonal.append(_substitute(factor, unit)[q].clamp(min=0.0) * scale[q] ** 2)
-    return diagonal, regular
 
 
 def apply_step(parameters: Tensor, step: Tensor, bounds: Tensor) -> Tensor:

@@ -69,6 +69,13 @@ def test_bessel_ratio_agrees_with_scipy():
     np.testing.assert_allclose(single.numpy(), expected, atol=4e-6)
 
 
+def test_bessel_logarithm_agrees_with_scipy():
+    x = np.concatenate([np.linspace(0, 30, 3001), np.geomspace(30, 1e6, 200)])
+    ratio, logarithm = noise.bessel_ratio_and_log(torch.from_numpy(x))
+    np.testing.assert_allclose(logarithm.numpy(), np.log(special.i0e(x)), atol=1e-6)
+    assert torch.equal(ratio, noise.bessel_ratio(torch.from_numpy(x)))
+
+
 @pytest.mark.parametrize("signal", [0.0, 0.4, 2.0, 8.0])
 @pytest.mark.parametrize("sigma", [1.0, 0.2])
 def test_rician_nll_is_that_of_scipy_up_to_its_stated_constant(signal, sigma):
