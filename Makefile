@@ -37,7 +37,7 @@ demo: $(STAMP) ## inference of rim_relaxometry on a simulated acquisition of rea
 
 # One thread a process: small convolutions on two busy cores are many times slower with two.
 test: $(STAMP) ## the tests, in parallel
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

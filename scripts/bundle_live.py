@@ -100,6 +100,7 @@ def _parser(bundle: Bundle, names: list[str]) -> Any:
 
     parser = ConfigParser()
     parser.read_config([str(bundle.root / "configs" / name) for name in names])
+    parser.read_meta(bundle.metadata)
     parser["bundle_root"] = str(bundle.root)
     return parser
 
@@ -119,7 +120,7 @@ def dangling(bundle: Bundle) -> Iterator[Fault]:
                 yield Fault(f"configs/{name}", "-", f"cannot be laid on {layers[0]}: {problem}", "mend its keys")
                 continue
             for id, value in walk(parser.config):
-                if not isinstance(value, str):
+                if not isinstance(value, str) or id.startswith("_meta_"):
                     continue
                 for reference in ReferenceResolver.match_refs_pattern(value):
                     plain = reference.replace("::", "#")

@@ -177,7 +177,10 @@ def strings(bundle: Bundle) -> Iterator[Fault]:
             for path in _absolute_paths(value):
                 cure = "use a path below @bundle_root, @dataset_dir or @output_dir"
                 yield Fault(f"configs/{name}", id, f"has the absolute path {path}", cure)
-            if re.match(r"%.*\.(json|ya?ml)\b", value):
+            if name == "metadata.json" and value.startswith(("%", "$", "@")):
+                cure = 'begin with a letter, such as "percent": MONAI merges metadata.json into every config'
+                yield Fault(f"configs/{name}", id, f"{value[:40]} is read as a macro, expression or reference", cure)
+            elif re.match(r"%.*\.(json|ya?ml)\b", value):
                 cure = "write the content here; a macro's path depends on the working directory"
                 yield Fault(f"configs/{name}", id, f"is the file macro {value}", cure)
             if (id.endswith("_target_") and value.startswith("scripts.")) or re.match(

@@ -53,7 +53,7 @@ METADATA = {
     "eval_metrics": {
         "T1": {
             "bias": {
-                **{"value": 1.0, "unit": "%", "n": 6, "confidence_interval": [0, 2]},
+                **{"value": 1.0, "unit": "percent", "n": 6, "confidence_interval": [0, 2]},
                 "baseline": {"name": "mle", "value": 2},
             }
         }

@@ -62,6 +62,7 @@ CONFIG_ROWS: list[tuple[str, str, object, str, str]] = [
     ("train.json", "dataset_dir", "/home/me/data", "dataset_dir", "/home/me/data"),
     ("train.json", "output_dir", "$open('/home/me')", "output_dir", "/home/me"),
     ("metadata.json", "description", "C:\\data", "description", "C:\\data"),
+    ("metadata.json", "eval_metrics/T1/bias/unit", "%", "eval_metrics#T1#bias#unit", "read as a macro"),
     ("evaluate.json", "run", ["%inference.json#run"], "run#0", "macro"),
     ("train.json", "network_def/_target_", "scripts.net.Net", "network_def#_target_", "scripts.net.Net"),
     ("train.json", "imports", ["$import sys", "$from scripts import net"], "imports#1", "scripts"),

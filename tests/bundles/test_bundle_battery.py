@@ -1,0 +1,141 @@
+"""What holds for every bundle: no fault, one zip whenever it is packed, and a zip that runs alone from any folder."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pytest
+from bundle_files import REPOSITORY, open_bundle
+from check_bundle import check
+from pack_bundle import pack, stage, write_zip
+
+BUNDLES = sorted(path.parents[1].name for path in (REPOSITORY / "bundles").glob("*/configs/metadata.json"))
+# Without site no .pth file is read, so an editable installation of this repository is not there.
+ALONE = [sys.executable, "-I", "-S", "-c"]
+RUN = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
+)
+Volume = npt.NDArray[np.float32]
+
+
+def halves(low: float, high: float) -> Volume:
+    """A map [H, W, D] with two values, one beside the other."""
+    values = np.full((24, 32, 1), low, np.float32)
+    values[:, 16:] = high
+    return values
+
+
+def write_series(folder: Path, name: str, signal: Volume, sidecar: dict[str, object]) -> None:
+    """Write signal [N, H, W, D] with Rician noise, SNR 100, as one 4-D file with lists in its sidecar."""
+    folder.mkdir()
+    noise = np.random.default_rng(0).normal(0, 10, (2, *signal.shape))
+    data = np.hypot(signal + noise[0], noise[1]).astype(np.float32)
+    nib.save(nib.Nifti1Image(np.moveaxis(data, 0, -1), np.diag([1.5, 1.5, 3, 1])), folder / f"{name}.nii.gz")
+    (folder / f"{name}.json").write_text(json.dumps(sidecar))
+
+
+def inversion_recovery(folder: Path, t1: Volume) -> None:
+    times = np.geomspace(0.05, 4, 12)
+    decay = np.exp(-times[:, None, None, None] / t1)
+    signal = np.abs(1000 * (1 - 1.95 * decay + 0.95 * np.exp(-8 / t1)))
+    write_series(folder, "sub-01_IRT1", signal, {"InversionTime": times.tolist(), "RepetitionTime": 8.0})
+
+
+def multi_echo(folder: Path, t2: Volume) -> None:
+    times = np.arange(1, 9) * 0.02
+    signal = 1000 * np.exp(-times[:, None, None, None] / t2)
+    write_series(folder, "sub-01_MESE", signal, {"EchoTime": times.tolist(), "RepetitionTime": 4.0})
+
+
+# For each bundle: configs, how its input is written, the true map, the suffix of the map. Within 10 % in the median.
+RUNS: dict[str, list[tuple[tuple[str, ...], Callable[[Path, Volume], None], Volume, str]]] = {
+    "rim_relaxometry": [
+        (("inference.json",), inversion_recovery, halves(0.8, 1.3), "T1map"),
+        (("inference.json", "t2.json"), multi_echo, halves(0.07, 0.12), "T2map"),
+    ],
+}
+ALL_RUNS = [(bundle, *run) for bundle in BUNDLES for run in RUNS[bundle]]
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The zip of a bundle, packed once."""
+    folder = tmp_path_factory.mktemp("dist")
+    zips: dict[str, Path] = {}
+
+    def get(bundle: str) -> Path:
+        if bundle not in zips:
+            zips[bundle] = pack(bundle, folder, REPOSITORY)
+        return zips[bundle]
+
+    return get
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_bundle_has_no_fault(bundle: str) -> None:
+    assert [str(fault) for fault in check(REPOSITORY / "bundles" / bundle)] == []
+
+
+@pytest.mark.xdist_group("packed")
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_packed_twice_it_is_the_same(bundle: str, packed: Callable[[str], Path], tmp_path: Path) -> None:
+    first = packed(bundle)
+    version = json.loads((REPOSITORY / "bundles" / bundle / "configs/metadata.json").read_text())["version"]
+    assert first.name == f"{bundle}_v{version}.zip"
+    again = tmp_path / "again.zip"
+    write_zip(stage(REPOSITORY / "bundles" / bundle, tmp_path / "stage", REPOSITORY), again)
+    assert hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(again.read_bytes()).digest()
+
+
+def test_alone_the_repository_is_not_there() -> None:
+    code = "import sys; sys.path.append(sys.argv[1]); import {}"
+    for module, status in (("tqdm", 0), ("physics", 1), ("shared_transforms", 1)):
+        command = [*ALONE, code.format(module), sysconfig.get_path("purelib")]
+        assert subprocess.run(command, cwd="/", capture_output=True, check=False).returncode == status
+
+
+@pytest.mark.xdist_group("packed")
+@pytest.mark.parametrize(("bundle", "configs", "write", "truth", "suffix"), ALL_RUNS)
+def test_the_zip_runs_alone(
+    bundle: str,
+    configs: tuple[str, ...],
+    write: Callable[[Path, Volume], None],
+    truth: Volume,
+    suffix: str,
+    packed: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "data", truth)
+    with open_bundle(packed(bundle)) as root:
+        files = [str(root / "configs" / config) for config in configs]
+        options = {
+            "config_file": files[0] if len(files) == 1 else str(files),
+            **{"bundle_root": root, "dataset_dir": tmp_path / "data", "output_dir": tmp_path / "maps"},
+        }
+        arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            [*ALONE, RUN, sysconfig.get_path("purelib"), "run", *arguments],
+            **{"cwd": "/", "env": environment | {"OMP_NUM_THREADS": "1"}, "capture_output": True, "text": True},
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    [path] = (tmp_path / "maps").rglob(f"*_{suffix}.nii.gz")
+    image = nib.load(path)
+    assert np.allclose(image.affine, np.diag([1.5, 1.5, 3, 1]))
+    found = np.asarray(image.dataobj)
+    for value in np.unique(truth):
+        assert np.median(found[truth == value]) == pytest.approx(value, rel=0.1)
+    sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+    assert sidecar["Units"] == "s"
+    assert list((tmp_path / "maps").rglob("report*.html"))
+    assert path.name in done.stdout + done.stderr, "the run ends with the list of what it wrote"
