@@ -145,13 +145,14 @@ class InversionRecovery(SignalModel):
 
     parameter_names = ("A", "B", "T1")
     units = ("a.u.", "1", "s")
+    repetition_time: Tensor | None
 
     def __init__(
         self, inversion_times: Tensor | Sequence[float], repetition_time: Tensor | Sequence[float] | float | None = None
     ) -> None:
         super().__init__()
         times = _as_times(inversion_times, "inversion_times")
-        self.register_buffer("times", times)
+        self.register_buffer("times", times, persistent=False)
         recovery = None
         if repetition_time is not None:
             scalar = isinstance(repetition_time, int | float) or getattr(repetition_time, "ndim", 1) == 0
@@ -163,7 +164,7 @@ class InversionRecovery(SignalModel):
                 )
             if recovery.ndim == times.ndim and bool((recovery <= times).any()):
                 raise ValueError("repetition_time must be longer than every inversion time")
-        self.register_buffer("repetition_time", recovery)
+        self.register_buffer("repetition_time", recovery, persistent=False)
 
     def signed(self, *parameters: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Signal before the modulus and its derivatives by A, B and T1."""
@@ -210,7 +211,7 @@ class LookLocker(SignalModel):
             raise ValueError(f"flip_angle must lie between 0 and 90 degrees, got {flip_angle}")
         if not readout_interval > 0.0:
             raise ValueError(f"readout_interval must be positive [s], got {readout_interval}")
-        self.register_buffer("times", _as_times(inversion_times, "inversion_times"))
+        self.register_buffer("times", _as_times(inversion_times, "inversion_times"), persistent=False)
         self.cosine = math.cos(math.radians(flip_angle))
         self.readout_interval = float(readout_interval)
 
@@ -264,7 +265,7 @@ class T2Preparation(_Decay):
 
     def __init__(self, preparation_times: Tensor | Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("times", _as_times(preparation_times, "preparation_times"))
+        self.register_buffer("times", _as_times(preparation_times, "preparation_times"), persistent=False)
 
 
 class SpinEcho(_Decay):
@@ -279,4 +280,4 @@ class SpinEcho(_Decay):
 
     def __init__(self, echo_times: Tensor | Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("times", _as_times(echo_times, "echo_times"))
+        self.register_buffer("times", _as_times(echo_times, "echo_times"), persistent=False)

@@ -17,6 +17,7 @@ has decreased, or else more damping.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from physics.estimation.grid import Dictionary, build_dictionary, chunks, default_grid
-from physics.estimation.levenberg_marquardt import apply_step, refine
+from physics.estimation.levenberg_marquardt import apply_step, bounds_tensor, refine
 from physics.estimation.likelihood import negative_log_likelihood
 from physics.estimation.packed import pack_index, solve
 from physics.estimation.smooth import ConstantPrior, Prior, SmoothPrior
@@ -48,7 +49,7 @@ class FieldProblem:
         data: magnitudes of the voxels in the mask in noise units, ``[N, V]``.
         search_data: the same without the bias of Rician noise, for least-squares searches.
         mask: voxels with data, ``[images, H, W]``.
-        bounds: lowest and highest parameters, ``[2, 3, 1]``.
+        limits: lowest and highest B and T1.
         noise: ``"gaussian"`` or ``"rician"``.
     """
 
@@ -56,10 +57,11 @@ class FieldProblem:
     data: Tensor
     search_data: Tensor
     mask: Tensor
-    bounds: Tensor
+    limits: Mapping[str, tuple[float, float]]
     noise: str
 
     def __post_init__(self) -> None:
+        self.bounds = bounds_tensor(self.limits, self.data)
         self.place = self.mask.flatten().nonzero()[:, 0]
         self.image = self.place // (self.mask.shape[1] * self.mask.shape[2])
 
@@ -99,8 +101,9 @@ def _peak(profile: Tensor, grid: Tensor) -> Tensor:
 
 def start_field(problem: FieldProblem, shared: bool) -> Tensor:
     """First field of B ``[images, H, W]`` from log-likelihoods pooled over cells, or over each image."""
-    low, high = (float(x) for x in problem.bounds[:, 1, 0])
-    grid = default_grid(problem.model) | {"B": torch.linspace(max(low, 1.0), min(high, 2.2), 21)}
+    low, high = problem.limits["B"]
+    span = (max(low, 1.0), min(high, 2.2)) if low < 2.2 and high > 1.0 else (low, high)
+    grid = default_grid(problem.model, problem.limits) | {"B": torch.linspace(*span, 21)}
     dictionary = build_dictionary(problem.model, grid, like=problem.data)
     data = problem.search_data
     best = [dictionary.correlate(data[:, part]).amax(1) for part in chunks(data.shape[1])]
@@ -150,7 +153,7 @@ def _relax(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Descend in (A, T) at fixed B ``[V]`` from the best, at each voxel, of the grid and of given starts ``[3, V]``."""
     levels = torch.linspace(float(inversion.min()), float(inversion.max()) + 1e-6, _LEVELS)
-    grid = {"B": levels, "T1": default_grid(problem.model)["T1"]}
+    grid = default_grid(problem.model, problem.limits) | {"B": levels}
     dictionary = build_dictionary(problem.model, grid, like=problem.data)
     found = _search(dictionary, problem.search_data, inversion)
     descend = partial(
@@ -176,7 +179,7 @@ def fit_field(problem: FieldProblem, smoothness: float | None, iterations: int =
         smoothness: weight of the squared Laplacian of B; None for one B an image.
         iterations: largest number of Gauss-Newton steps of B.
     """
-    low, high = (float(x) for x in problem.bounds[:, 1, 0])
+    low, high = problem.limits["B"]
     field = start_field(problem, smoothness is None).clamp(low, high)
     prior: Prior = ConstantPrior() if smoothness is None else SmoothPrior(smoothness, field)
     parameters, state, converged = _relax(problem, [], problem.to_voxels(field), 4)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from physics.estimation.field import FieldProblem, eliminate, fit_field
 from physics.estimation.grid import build_dictionary, chunks, default_grid
-from physics.estimation.levenberg_marquardt import refine
+from physics.estimation.levenberg_marquardt import bounds_tensor, refine
 from physics.estimation.likelihood import equations
 from physics.estimation.packed import invert, pack_index
 from physics.noise import check_noise_model
@@ -76,17 +76,11 @@ def _bounds(model: SignalModel, bounds: Mapping[str, tuple[float, float]] | None
     wanted = dict(bounds or {})
     if set(wanted) - set(names):
         raise ValueError(f"bounds can be given for {names}, got {sorted(wanted)} (A is only kept from being negative)")
-    result = {name: tuple(wanted.get(name, DEFAULT_BOUNDS[name])) for name in names}
+    result = {name: wanted.get(name, DEFAULT_BOUNDS[name]) for name in names}
     for name, (low, high) in result.items():
         if not (low < high and math.isfinite(high) and (low > 0 or name == "B")):
             raise ValueError(f"bounds of {name} must be two finite ascending values, a time above 0, got {(low, high)}")
     return result
-
-
-def _bounds_tensor(bounds: Mapping[str, tuple[float, float]], like: Tensor) -> Tensor:
-    """Bounds ``[2, Q, 1]``, those of A being 0 and infinity."""
-    rows = [(0.0, math.inf), *bounds.values()]
-    return torch.tensor(rows, dtype=like.dtype, device=like.device).T[..., None]
 
 
 def _without_bias(data: Tensor, noise: str) -> Tensor:
@@ -99,7 +93,7 @@ def _fit_voxelwise(
 ) -> tuple[Tensor, Tensor]:
     """Parameters ``[Q, V]`` and converged ``[V]`` of data ``[N, V]`` in noise units: grid, then Levenberg-Marquardt."""
     dictionary = build_dictionary(model, default_grid(model, bounds), like=data)
-    limits = _bounds_tensor(bounds, data)
+    limits = bounds_tensor(bounds, data)
     parameters = data.new_empty(len(model.parameter_names), data.shape[1])
     converged = torch.zeros(data.shape[1], dtype=torch.bool, device=data.device)
     for part in chunks(data.shape[1]):
@@ -191,7 +185,7 @@ def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     """Values ``[..., V]`` of the voxels in the mask as ``[..., *shape]``, zero elsewhere."""
     full = torch.zeros((*values.shape[:-1], mask.numel()), dtype=values.dtype, device=values.device)
     full[..., mask.flatten()] = values
-    return full.reshape(*values.shape[:-1], *mask.shape)
+    return full.reshape((*values.shape[:-1], *mask.shape))
 
 
 def _sigma_of_voxels(sigma: Tensor | float, data: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,7 +244,7 @@ def fit(
     limits = _bounds(model, bounds)
     shape = data.shape[1:]
     stack = (math.prod(shape[:-2]), *shape[-2:]) if len(shape) >= 2 else (1, 1, mask.numel())
-    values = data.detach().reshape(data.shape[0], -1)[:, mask.flatten()]
+    values = data.detach()[:, mask]
     images = mask.reshape(stack).nonzero()[:, 0]
     if sigma is None:
         of_image = _estimate_sigma(model, values, images, stack[0], limits, noise)
@@ -263,9 +257,7 @@ def fit(
     if b_mode == "voxelwise" or "B" not in model.parameter_names or units.shape[1] == 0:
         parameters, converged = _fit_voxelwise(model, units, limits, noise, 30 if iterations is None else iterations)
     else:
-        problem = FieldProblem(
-            model, units, _without_bias(units, noise), mask.reshape(stack), _bounds_tensor(limits, units), noise
-        )
+        problem = FieldProblem(model, units, _without_bias(units, noise), mask.reshape(stack), limits, noise)
         weight = smoothness if b_mode == "smooth" else None
         result = fit_field(problem, weight, 10 if iterations is None else iterations)
         parameters, converged, variance_b = result.parameters, result.converged, result.variance

@@ -156,8 +156,8 @@ def grid_search(model: SignalModel, data: Tensor, grid: Mapping[str, Tensor] | N
         raise ValueError(f"data must have {model.n_images} images on its first axis, got shape {tuple(data.shape)}")
     with torch.no_grad():
         dictionary = build_dictionary(model, grid, like=data)
-        flat = data.reshape(data.shape[0], -1)
+        flat = data.reshape(data.shape[0], math.prod(data.shape[1:]))
         found = flat.new_empty(len(model.parameter_names), flat.shape[1])
         for part in chunks(flat.shape[1]):
             found[:, part] = dictionary.search(flat[:, part])
-    return found.reshape(-1, *data.shape[1:])
+    return found.reshape((len(found), *data.shape[1:]))

@@ -6,7 +6,8 @@ matrix (Fisher scoring). Data and amplitudes are in units of the noise standard 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,10 +16,16 @@ from physics.estimation.likelihood import equations
 from physics.estimation.packed import pack_index, solve
 from physics.relaxometry import SignalModel
 
-__all__ = ["apply_step", "refine"]
+__all__ = ["apply_step", "bounds_tensor", "refine"]
 
 _MAX_LOG_STEP = 1.0  # a relaxation time changes by at most a factor e in one step
 _DAMPING = (1e-3, 1e-7, 1e4)  # start, lowest, highest: no step beyond it goes downhill
+
+
+def bounds_tensor(bounds: Mapping[str, tuple[float, float]], like: Tensor) -> Tensor:
+    """Bounds ``[2, Q, 1]`` of A, which are 0 and infinity, and of the other parameters in their order."""
+    rows = [(0.0, math.inf), *bounds.values()]
+    return torch.tensor(rows, dtype=like.dtype, device=like.device).T[..., None]
 
 
 def apply_step(parameters: Tensor, step: Tensor, bounds: Tensor) -> Tensor:
