@@ -44,7 +44,7 @@ def histogram(
     array = as_array(values).astype(np.float64)
     inside = np.isfinite(array) if mask is None else np.isfinite(array) & (as_array(mask).reshape(array.shape) != 0)
     sample = array[inside]
-    figure = new_figure(4.2, 2.4)
+    figure = new_figure(3.6, 2.7)
     axis = figure.add_subplot()
     _plain(axis)
     axis.set_xlabel(axis_label(quantity, unit), fontsize=FONT)
@@ -61,7 +61,7 @@ def histogram(
     axis.axvspan(fifth, last, color="#8fa3bf", alpha=0.22, lw=0, label=f"5-95 %: {fifth:.3g} to {last:.3g}")
     axis.axvline(median, color="#b3261e", lw=1.4, label=f"median: {median:.3g}")
     axis.set_xlim(low, high)
-    axis.legend(fontsize=SMALL_FONT, frameon=False, loc="upper right")
+    axis.legend(fontsize=SMALL_FONT, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
 

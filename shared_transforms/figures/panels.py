@@ -156,7 +156,7 @@ def figure_to_png_bytes(figure: Figure, dpi: int = DPI) -> bytes:
         A PNG file; equal figures give equal bytes.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.04, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -174,6 +174,8 @@ def axis_label(name: str, unit: str) -> str:
 
 def quantity_name(suffix: str) -> str:
     """What a reader calls a map: "T1map" is T1, "T1stderr" the standard error of T1."""
+    if suffix == "chi2":
+        return "reduced chi-squared"
     if suffix.endswith("stderr"):
         return f"standard error of {suffix.removesuffix('stderr')}"
     return suffix.removesuffix("map") or suffix

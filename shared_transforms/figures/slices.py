@@ -62,7 +62,7 @@ def radiological(volume: Array, affine: Any) -> tuple[Array, tuple[float, float,
 
 
 def central_slices(
-    volume: Any, affine: Any = None, mask: Any = None, n: int = 3, margin: float | None = 0.06
+    volume: Any, affine: Any = None, mask: Any = None, n: int = 3, margin: float | None = 0.1
 ) -> list[Slice]:
     """Choose the slices that show a volume: three planes of a block, some slices of a stack, or the only one.
 

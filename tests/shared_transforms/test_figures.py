@@ -161,7 +161,7 @@ def test_png_is_a_picture_and_repeats() -> None:
     figure = histogram(np.arange(10.0))
     content = figure_to_png_bytes(figure, dpi=50)
     picture = matplotlib.image.imread(io.BytesIO(content))
-    assert picture.shape[:2] == (120, 210) and picture.std() > 0.01
+    assert 100 < picture.shape[0] < picture.shape[1] < 200 and picture.std() > 0.01
     assert content == figure_to_png_bytes(histogram(np.arange(10.0)), dpi=50)
     assert isinstance(figure, Figure)
 
