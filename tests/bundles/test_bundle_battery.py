@@ -19,9 +19,10 @@ from pack_bundle import pack, stage, write_zip
 
 BUNDLES = sorted(path.parents[1].name for path in (REPOSITORY / "bundles").glob("*/configs/metadata.json"))
 # Without site no .pth file is read, so an editable installation of this repository is not there.
+# Inference needs nothing of the extra "train".
 ALONE = [sys.executable, "-I", "-S", "-c"]
 RUN = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); sys.modules.update(mlflow=None, nilearn=None); "
     "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
 )
 Volume = npt.NDArray[np.float32]
