@@ -24,12 +24,12 @@ def check(path: Path) -> list[Fault]:
         with open_bundle(path) as root:
             bundle = read_bundle(root)
             # What is to be handed on must not need the repository.
-            return static_faults(bundle) + _live(root, isolated=bundle.is_packed or not path.is_dir())
+            return static_faults(bundle) + live(root, isolated=bundle.is_packed or not path.is_dir())
     except BundleError as error:
         return error.faults
 
 
-def _live(root: Path, isolated: bool) -> list[Fault]:
+def live(root: Path, isolated: bool) -> list[Fault]:
     """Run the rules that import the bundle's code, from ``/`` and without PYTHONPATH."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}

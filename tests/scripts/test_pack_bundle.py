@@ -8,7 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from bundle_files import BundleError, open_bundle, read_bundle
+from bundle_files import BundleError, Fault, open_bundle, read_bundle
+from bundle_live import Blocked
 from bundle_rules import static_faults
 from check_bundle import check
 from pack_bundle import main, pack, stage, write_zip
@@ -103,9 +104,27 @@ def test_a_name_that_cannot_be_prefixed_is_refused(repository: Path, tmp_path: P
         stage(repository / "bundles/tinymap", tmp_path / "staged", repository)
 
 
-def test_an_unpacked_bundle_in_a_zip_is_not_taken_for_a_packed_one(repository: Path, tmp_path: Path) -> None:
-    """In the repository it would run; on another machine it would not."""
-    write_zip(repository / "bundles/tinymap", tmp_path / "b.zip")
-    with open_bundle(tmp_path / "b.zip") as root:
-        assert root.name == "tinymap"
-    assert any("No module named 'physics'" in fault.problem for fault in check(tmp_path / "b.zip"))
+def test_what_is_handed_on_is_checked_without_the_repository(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unpacked bundle in a zip would run here, and not on another machine."""
+    seen: list[bool] = []
+
+    def live(root: Path, isolated: bool) -> list[Fault]:
+        seen.append(isolated)
+        return []
+
+    monkeypatch.setattr("check_bundle.live", live)
+    bundle = repository / "bundles/tinymap"
+    write_zip(bundle, tmp_path / "b.zip")
+    for path in (bundle, tmp_path / "b.zip", stage(bundle, tmp_path / "staged", repository)):
+        check(path)
+    assert seen == [False, True, True]
+
+
+def test_isolation_hides_the_shared_packages_and_nothing_else() -> None:
+    for hidden in ("physics", "physics.noise", "shared_transforms.io"):
+        with pytest.raises(ModuleNotFoundError, match="has its own copy"):
+            Blocked().find_spec(hidden, None)
+    for free in ("tinymap.physics", "physics_tools", "torch"):
+        assert Blocked().find_spec(free, None) is None
