@@ -1,0 +1,252 @@
+"""An MLflow run that says all that is needed to repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys
+
+from shared_transforms.atomic import atomic_write
+from shared_transforms.provenance import provenance
+from shared_transforms.tracking.config import executing_config, flatten, user_values
+
+if TYPE_CHECKING:
+    from monai.handlers import MLFlowHandler
+
+__all__ = ["MLflowTracking"]
+
+_RUN_FILE = "mlflow_run_id.txt"
+_LONGEST_PARAMETER = 500  # characters; MLflow refuses longer ones on some servers
+
+
+class MLflowTracking:
+    """Handler of a trainer (or of an evaluator that runs alone) that records the run in MLflow, on MONAI's handler.
+
+    Recorded are, as parameters, the seed, the commit, the hardware, the versions and the recipe; for each epoch the
+    mean loss, the learning rate, the seconds, and every metric of the trainer (``train_``) and the evaluator
+    (``val_``), under the names the configuration gives them, units included; as files the executed configuration, the
+    weights and their sha256, the pictures in ``output_dir/figures``, and what ``log_artifact`` is given. Only rank 0
+    records. It uses an experiment of its own, so that MONAI's ``--tracking mlflow`` may run beside it. Nothing is
+    written before the engine starts.
+
+    The record goes to a sqlite file in ``output_dir``, to ``tracking_uri``, or to the environment variable
+    MLFLOW_TRACKING_URI, the later before the earlier.
+
+    Put it before StatsHandler: of several handlers of an exception ignite calls the first.
+
+    Args:
+        output_dir: folder of the run.
+        evaluator: the validation engine whose metrics are recorded with the trainer's.
+        seed: seed of the run.
+        recipe: what decides the training, nested as it likes; default the plain values at the top of the configuration.
+        config: the executed configuration; default the one that makes this object, overlays and overrides included.
+        weights: file of the final weights.
+        tracking_uri: where MLflow records.
+        experiment_name: name of the experiment, which holds the runs that are compared.
+        run_name: name of the run, default the experiment's with date and time.
+        resume: go on with the run that was recorded in ``output_dir`` before.
+        iteration_interval: also record the loss every so many iterations; 0 never.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        evaluator: Engine | None = None,
+        seed: int | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        weights: str | Path | None = None,
+        tracking_uri: str | None = None,
+        experiment_name: str = "qmri-bundles",
+        run_name: str | None = None,
+        resume: bool = False,
+        iteration_interval: int = 0,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.evaluator = evaluator
+        self.seed = seed
+        self.config = executing_config() if config is None else dict(config)
+        self.recipe = user_values(self.config or {}) if recipe is None else dict(recipe)
+        self.weights = None if weights is None else Path(weights)
+        self.tracking_uri = tracking_uri
+        self.experiment_name = experiment_name
+        self.run_name = run_name
+        self.resume = resume
+        self.iteration_interval = iteration_interval
+        self._handler: MLFlowHandler | None = None
+        self._losses: list[torch.Tensor] = []
+        self._pictures: set[Path] = set()
+
+    @property
+    def run_id(self) -> str | None:
+        """Identifier of the active run; None before the start, after the end, and on ranks other than 0."""
+        run = None if self._handler is None else self._handler.cur_run
+        return None if run is None else str(run.info.run_id)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer or evaluator."""
+        if idist.get_rank() != 0:
+            return
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Record a file; without an active run nothing happens.
+
+        Args:
+            path: the file.
+            folder: folder in the record.
+        """
+        if self._handler is not None and self.run_id is not None:
+            self._handler.client.log_artifact(self.run_id, str(path), folder)
+
+    def _start(self, engine: Engine) -> None:
+        _mend_monai_handlers(engine)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._handler = self._make_handler()
+        self._handler.start(engine)
+        assert self.run_id is not None  # start makes a run or raises
+        (self.output_dir / _RUN_FILE).write_text(self.run_id + "\n")
+        self._log_parameters(self._handler)
+        if self.config is not None:
+            path = self.output_dir / "executed_config.json"
+            with atomic_write(path) as file:
+                file.write((json.dumps(self.config, indent=2, default=str) + "\n").encode())
+            self.log_artifact(path)
+        # Registered now, when all others are: after the validation of the epoch.
+        if not engine.has_event_handler(self._epoch, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+
+    def _make_handler(self) -> MLFlowHandler:
+        from monai.handlers import MLFlowHandler  # imports mlflow, which takes seconds
+        from monai.utils import path_to_sqlite_uri
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # forty lines for a new sqlite file
+        database = str(self.output_dir.resolve() / "mlruns.db")
+        handler = MLFlowHandler(
+            tracking_uri=self.tracking_uri or path_to_sqlite_uri(database),
+            experiment_name=self.experiment_name,
+            run_name=self.run_name or f"{self.experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}",
+        )
+        handler.cur_run = self._run_before(handler) if self.resume else None
+        return handler
+
+    def _run_before(self, handler: MLFlowHandler) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run_id = (self.output_dir / _RUN_FILE).read_text().strip()
+            handler.client.update_run(run_id, status="RUNNING")
+            return handler.client.get_run(run_id)
+        except (FileNotFoundError, MlflowException):  # nothing recorded yet, or to another server
+            return None
+
+    def _log_parameters(self, handler: MLFlowHandler) -> None:
+        origin = provenance(self.seed)
+        commit, _ = origin.pop("commit"), origin.pop("date")
+        values = flatten(origin) | {"commit": commit} | flatten({"recipe": self.recipe})
+        parameters = {_valid(name): str(value)[:_LONGEST_PARAMETER] for name, value in values.items()}
+        handler._delete_exist_param_in_dict(parameters)  # of a resumed run: MLflow refuses to change them
+        handler._log_params(parameters)
+        if commit is not None:
+            handler.client.set_tag(self.run_id, "mlflow.source.git.commit", commit)
+
+    def _iteration(self, engine: Engine) -> None:
+        loss = engine.state.output.get(CommonKeys.LOSS) if isinstance(engine.state.output, Mapping) else None
+        if loss is None:
+            return
+        self._losses.append(torch.as_tensor(loss).detach())  # no wait for the device here
+        if self.iteration_interval and engine.state.iteration % self.iteration_interval == 0:
+            self._log({"iteration_loss": loss}, engine.state.iteration)
+
+    def _epoch(self, engine: Engine) -> None:
+        optimizer = getattr(engine, "optimizer", None)
+        prefix = "" if optimizer is None else "train_"
+        values: dict[str, Any] = {f"{prefix}{name}": value for name, value in engine.state.metrics.items()}
+        if self._losses:
+            values["train_loss"] = torch.stack(self._losses).double().mean()
+            self._losses.clear()
+        if optimizer is not None:
+            values["learning_rate"] = optimizer.param_groups[0]["lr"]
+            values["epoch_seconds"] = engine.state.times.get(Events.EPOCH_COMPLETED.name)
+        validation = None if self.evaluator is None else self.evaluator.state
+        if validation is not None and validation.epoch == engine.state.epoch:  # it may run every few epochs only
+            values |= {f"val_{name}": value for name, value in validation.metrics.items()}
+        self._log(values, engine.state.epoch)
+        for picture in sorted(set((self.output_dir / "figures").glob("*.png")) - self._pictures):
+            self._pictures.add(picture)
+            self.log_artifact(picture, "figures")
+
+    def _log(self, values: Mapping[str, Any], step: int) -> None:
+        numbers = {_valid(name): _number(value) for name, value in values.items()}
+        found = {name: value for name, value in numbers.items() if value is not None}
+        if self._handler is not None and found:
+            self._handler._log_metrics(found, step)
+
+    def _complete(self, engine: Engine) -> None:
+        if self._handler is None or self.run_id is None:
+            return
+        source: Any = (self.evaluator or engine).state
+        best = _number(getattr(source, "best_metric", None))
+        if getattr(source, "key_metric_name", None) and best is not None:
+            self._log({f"best_{source.key_metric_name}": best}, engine.state.epoch)
+        if self.weights is not None and self.weights.is_file():
+            digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
+            self._handler.client.set_tag(self.run_id, "weights_sha256", digest)
+            self.log_artifact(self.weights)
+        self._handler.close()
+
+    def _fail(self, engine: Engine, error: Exception) -> NoReturn:
+        if self._handler is not None and self.run_id is not None:
+            self._handler.run_finish_status = "FAILED"
+            self._handler.close()
+        raise error
+
+
+def _mend_monai_handlers(engine: Engine) -> None:
+    """Let the handlers of ``--tracking mlflow`` log the loss of a trainer that does not decollate.
+
+    MONAI gives them ``from_engine(["loss"], first=True)``, which is a number for a decollated output, but a tuple with
+    one element for a dictionary; MLflow refuses that.
+    """
+    from monai.handlers import MLFlowHandler
+
+    def with_number(transform: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def transformed(output: Any) -> Any:
+            loss = transform(output)
+            return loss[0] if isinstance(loss, tuple) and len(loss) == 1 else loss
+
+        return transformed
+
+    for function, *_ in engine._event_handlers[Events.ITERATION_COMPLETED]:
+        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
+        if isinstance(owner, MLFlowHandler):
+            owner.output_transform = with_number(owner.output_transform)
+
+
+def _number(value: Any) -> float | None:
+    """A scalar as a finite or NaN number for MLflow; None for what is no scalar."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else math.nan
+
+
+def _valid(name: str) -> str:
+    """A name MLflow takes: its alphabet has no per cent sign and no brackets."""
+    return re.sub(r"[^\w\-. /:]", "_", name.replace("%", "percent"))
