@@ -99,24 +99,33 @@ def _peak(profile: Tensor, grid: Tensor) -> Tensor:
     return grid[top[0]] + (0.5 * (right - left) / bend).clamp(-1.0, 1.0) * (grid[1] - grid[0])
 
 
+def _pooled_profiles(problem: FieldProblem, dictionary: Dictionary) -> Tensor:
+    """Log-likelihood of each B of the grid with A and T at their best, by cell: ``[G, images, rows, columns]``."""
+    height, width = problem.mask.shape[1:]
+    rows, columns = -(-height // _CELL), -(-width // _CELL)
+    y, x = problem.place // width % height, problem.place % width
+    cell = (problem.image * rows + y // _CELL) * columns + x // _CELL
+    sums = torch.zeros(len(dictionary.inversion), len(problem.mask) * rows * columns, device=cell.device).double()
+    for part in chunks(len(cell)):
+        best = dictionary.correlate(problem.search_data[:, part]).amax(1)
+        sums.index_add_(1, cell[part], 0.5 * best.double().square())
+    return sums.view(-1, len(problem.mask), rows, columns)
+
+
 def start_field(problem: FieldProblem, shared: bool) -> Tensor:
     """First field of B ``[images, H, W]`` from log-likelihoods pooled over cells, or over each image."""
     low, high = problem.limits["B"]
     span = (max(low, 1.0), min(high, 2.2)) if low < 2.2 and high > 1.0 else (low, high)
     grid = default_grid(problem.model, problem.limits) | {"B": torch.linspace(*span, 21)}
     dictionary = build_dictionary(problem.model, grid, like=problem.data)
-    data = problem.search_data
-    best = [dictionary.correlate(data[:, part]).amax(1) for part in chunks(data.shape[1])]
-    profile = 0.5 * torch.cat(best, 1).square()
-    images = torch.stack([problem.to_field(row) for row in profile])  # [G, images, H, W]
-    whole = images.sum((-2, -1), keepdim=True)
+    values = dictionary.inversion.double()
+    cells = _pooled_profiles(problem, dictionary)
+    whole = cells.sum((-2, -1), keepdim=True)
     if shared:
-        return _peak(whole, dictionary.inversion.double()).expand(problem.mask.shape)
-    cells = F.avg_pool2d(images, _CELL, ceil_mode=True, divisor_override=1)
+        return _peak(whole, values).expand(problem.mask.shape)
     row = cells.new_tensor([0.5, 1.0, 0.5])
     kernel = (row[:, None] * row).expand(cells.shape[1], 1, 3, 3)
-    pooled = F.conv2d(cells, kernel, padding=1, groups=cells.shape[1]) + 0.02 * whole
-    coarse = _peak(pooled, dictionary.inversion.double())
+    coarse = _peak(F.conv2d(cells, kernel, padding=1, groups=cells.shape[1]) + 0.02 * whole, values)
     return F.interpolate(coarse[:, None], size=problem.mask.shape[1:], mode="bilinear")[:, 0]
 
 

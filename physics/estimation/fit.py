@@ -19,6 +19,7 @@ from physics.relaxometry import SignalModel
 
 __all__ = ["B_MODES", "DEFAULT_BOUNDS", "Fit", "fit"]
 
+Limits = Mapping[str, tuple[float, float]]  # lowest and highest value by parameter name
 B_MODES = ("voxelwise", "shared", "smooth")
 DEFAULT_BOUNDS = {"B": (0.5, 2.5), "T1": (0.01, 10.0), "T2": (1e-3, 5.0)}  # times in seconds
 _SIGMA_SAMPLE = 4096  # voxels of each image from which the noise is estimated
@@ -71,7 +72,7 @@ def _check(model: SignalModel, data: Tensor, mask: Tensor | None, noise: str, b_
     return mask
 
 
-def _bounds(model: SignalModel, bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]]:
+def _bounds(model: SignalModel, bounds: Limits | None) -> dict[str, tuple[float, float]]:
     names = model.parameter_names[1:]
     wanted = dict(bounds or {})
     if set(wanted) - set(names):
@@ -89,7 +90,7 @@ def _without_bias(data: Tensor, noise: str) -> Tensor:
 
 
 def _fit_voxelwise(
-    model: SignalModel, data: Tensor, bounds: Mapping[str, tuple[float, float]], noise: str, iterations: int
+    model: SignalModel, data: Tensor, bounds: Limits, noise: str, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Parameters ``[Q, V]`` and converged ``[V]`` of data ``[N, V]`` in noise units: grid, then Levenberg-Marquardt."""
     dictionary = build_dictionary(model, default_grid(model, bounds), like=data)
@@ -116,46 +117,53 @@ def _pearson(model: SignalModel, data: Tensor, parameters: Tensor, noise: str) -
     return ((data - mean).square() / variance.clamp(min=0.4)).sum(0)
 
 
-def _estimate_sigma(
-    model: SignalModel, data: Tensor, images: Tensor, count: int, bounds: Mapping[str, tuple[float, float]], noise: str
-) -> Tensor:
-    """Noise standard deviation of each image, ``[count]``, from the residual of a voxelwise fit.
+def _estimate_sigma(model: SignalModel, sample: Tensor, limits: Limits, noise: str) -> Tensor:
+    """Noise standard deviation from the residual of a voxelwise fit to voxels ``[N, V]`` of one image.
 
     The median over voxels of their chi-square is compared with that of its distribution, so voxels which the model
-    does not explain have little influence. All-zero voxels are left out.
+    does not explain have little influence. Where there are any, only voxels with signal are used: the background
+    of a magnitude image is not Gaussian.
+    """
+    freedom = sample.shape[0] - len(model.parameter_names)
+    expected = freedom * (1.0 - 2.0 / (9.0 * freedom)) ** 3  # median of chi-square (Wilson and Hilferty)
+    scale = sample.abs().max()
+    floor = math.sqrt(torch.finfo(sample.dtype).eps) * scale  # of noise-free data
+    sigma = 0.05 * scale  # sets no more than the tolerance of the first fit
+    for likelihood in ("gaussian", "gaussian") if noise == "gaussian" else ("gaussian", noise, noise, noise):
+        units = sample / sigma
+        parameters, _ = _fit_voxelwise(model, units, limits, likelihood, 20)
+        statistic = _pearson(model, units, parameters, likelihood)
+        bright = units.mean(0) > 3.0
+        statistic = statistic[bright] if int(bright.sum()) > 20 else statistic
+        sigma = (sigma * (statistic.median() / expected).sqrt()).clamp(min=floor)
+    return sigma
+
+
+def _estimate_sigmas(
+    model: SignalModel, data: Tensor, images: Tensor, count: int, limits: Limits, noise: str
+) -> Tensor:
+    """Noise standard deviation of each of ``count`` images, all-zero voxels left out.
 
     Args:
         model: signal model.
         data: magnitudes ``[N, V]``.
         images: image to which each voxel belongs, ``[V]``.
         count: number of images.
-        bounds: bounds of the nonlinear parameters.
+        limits: bounds of the nonlinear parameters.
         noise: ``"gaussian"`` or ``"rician"``.
 
     Raises:
         ValueError: if there are not more images than parameters.
     """
-    freedom = data.shape[0] - len(model.parameter_names)
-    if freedom < 1:
+    if data.shape[0] <= len(model.parameter_names):
         raise ValueError(f"sigma cannot be estimated from {data.shape[0]} images: give it")
-    expected = freedom * (1.0 - 2.0 / (9.0 * freedom)) ** 3  # median of chi-square (Wilson and Hilferty)
-    floor = math.sqrt(torch.finfo(data.dtype).eps)
-    sigma = data.new_zeros(count)
+    sigmas = data.new_ones(count)  # an image without voxels has nothing to be normalised
     for image in range(count):
         voxels = ((images == image) & (data != 0).any(0)).nonzero()[:, 0]
-        if len(voxels) == 0:
-            sigma[image] = 1.0  # nothing to be normalised
-            continue
-        sample = data[:, voxels[:: max(1, len(voxels) // _SIGMA_SAMPLE)]]
-        scale = sample.abs().max()
-        sigma[image] = 0.05 * scale
-        # Rician moments depend on sigma, hence the repetition; the first guess only sets the tolerance of the fit
-        for model_noise in ("gaussian", noise) if noise == "gaussian" else ("gaussian", noise, noise, noise):
-            units = sample / sigma[image]
-            parameters, _ = _fit_voxelwise(model, units, bounds, model_noise, 20)
-            ratio = (_pearson(model, units, parameters, model_noise).median() / expected).sqrt()
-            sigma[image] = (sigma[image] * ratio).clamp(min=floor * scale)
-    return sigma
+        if len(voxels):
+            sample = data[:, voxels[:: max(1, len(voxels) // _SIGMA_SAMPLE)]]
+            sigmas[image] = _estimate_sigma(model, sample, limits, noise)
+    return sigmas
 
 
 def _errors(model: SignalModel, data: Tensor, parameters: Tensor, noise: str, variance_b: Tensor | None) -> Tensor:
@@ -207,7 +215,7 @@ def fit(
     b_mode: str = "voxelwise",
     smoothness: float = 500.0,
     mask: Tensor | None = None,
-    bounds: Mapping[str, tuple[float, float]] | None = None,
+    bounds: Limits | None = None,
     iterations: int | None = None,
 ) -> Fit:
     """Maximum-likelihood estimate of the parameters of a signal model.
@@ -227,8 +235,8 @@ def fit(
         sigma: noise standard deviation in the unit of the data, broadcastable to ``[*shape]``; by default estimated
             from the residual of a voxelwise fit, one value for each image.
         b_mode: ``"voxelwise"``, ``"shared"`` or ``"smooth"``; without effect on models that have no B.
-        smoothness: weight of the squared Laplacian of B [1 / B**2], in units of the log-likelihood (lambda_B = 500 in
-            the paper).
+        smoothness: weight of the squared Laplacian of B, in units of the log-likelihood: 500 as in the paper. A B
+            that varies over tens of voxels is better served by 1e5 to 5e5.
         mask: voxels to be fitted, bool ``[*shape]``; all by default.
         bounds: lowest and highest value by parameter name, in the units of the model; by default B in [0.5, 2.5],
             T1 in [0.01, 10] s, T2 in [0.001, 5] s. A is never negative.
@@ -247,7 +255,7 @@ def fit(
     values = data.detach()[:, mask]
     images = mask.reshape(stack).nonzero()[:, 0]
     if sigma is None:
-        of_image = _estimate_sigma(model, values, images, stack[0], limits, noise)
+        of_image = _estimate_sigmas(model, values, images, stack[0], limits, noise)
         given = of_image.reshape(*shape[:-2], 1, 1) if len(shape) >= 2 else of_image[0]
         voxel_sigma = of_image[images]
     else:
@@ -262,14 +270,18 @@ def fit(
         result = fit_field(problem, weight, 10 if iterations is None else iterations)
         parameters, converged, variance_b = result.parameters, result.converged, result.variance
     errors = _errors(model, units, parameters, noise, variance_b)
-    chi2 = torch.cat(
-        [values.new_empty(0), *(_pearson(model, units[:, p], parameters[:, p], noise) for p in chunks(units.shape[1]))]
-    )
+    chi2, signal = torch.empty_like(units[0]), torch.empty_like(units)
+    for part in chunks(units.shape[1]):
+        chi2[part] = _pearson(model, units[:, part], parameters[:, part], noise)
+        signal[:, part] = model(*parameters[:, part])
     chi2 = chi2 / (len(data) - len(parameters)) if len(data) > len(parameters) else torch.zeros_like(chi2)
     for rows in (parameters, errors):
         rows[0] *= voxel_sigma
-    residual = values - torch.cat([values[:, :0], *(model(*parameters[:, p]) for p in chunks(units.shape[1]))], 1)
-    packed = torch.cat([parameters, errors, residual, chi2[None]])
-    packed = _scatter(packed, mask)
-    q = len(parameters)
-    return Fit(packed[:q], packed[q : 2 * q], packed[2 * q : -1], given, packed[-1], _scatter(converged, mask))
+    return Fit(
+        parameters=_scatter(parameters, mask),
+        standard_errors=_scatter(errors, mask),
+        residual=_scatter(values - signal * voxel_sigma, mask),
+        sigma=given,
+        chi2=_scatter(chi2, mask),
+        converged=_scatter(converged, mask),
+    )
