@@ -65,7 +65,8 @@ class AtomicCheckpointSaver:
       states of torch, numpy and python of every rank. The last ``n_saved`` are kept.
 
     A resumed run equals an uninterrupted one bit for bit on a CPU when an epoch is one pass over the data loader, or
-    when the data depend on the epoch alone. Put it before the handlers that log at the start of the training.
+    when the data depend on the epoch alone. Put it before the handlers that log at the start of the training, on every
+    rank of a distributed one: all give their random states, rank 0 alone writes.
 
     Args:
         save_dir: folder of the files.

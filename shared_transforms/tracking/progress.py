@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine
 from ignite.handlers import ProgressBar
-from monai.utils.enums import CommonKeys
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "scalars"]
 
 
 class Progress:
-    """Handler of any engine: a bar with the loss, if the engine has one; silent where the output is no terminal.
+    """Handler of any engine: a bar with the losses, if the engine has any; silent where the output is no terminal.
 
     Args:
         description: text before the bar, such as "training".
@@ -33,10 +33,16 @@ class Progress:
         stream = self.stream or sys.stderr
         if idist.get_rank() == 0 and stream.isatty():
             bar = ProgressBar(persist=self.persist, desc=self.description, file=stream)
-            bar.attach(engine, output_transform=_loss)
+            bar.attach(engine, output_transform=scalars)
 
 
-def _loss(output: Any) -> dict[str, float]:
-    if isinstance(output, Mapping) and CommonKeys.LOSS in output:
-        return {"loss": float(output[CommonKeys.LOSS])}
-    return {}
+def scalars(output: Any) -> dict[str, torch.Tensor]:
+    """The losses in the output of an engine: its entries without axes, detached, where they are (no wait for a GPU)."""
+    if not isinstance(output, Mapping):
+        return {}
+    numbers = {
+        str(name): torch.as_tensor(value).detach()
+        for name, value in output.items()
+        if isinstance(value, float | torch.Tensor)
+    }
+    return {name: value for name, value in numbers.items() if value.ndim == 0}

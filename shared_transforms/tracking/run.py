@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from monai.utils.enums import CommonKeys
+from monai.engines import Evaluator
 
 from shared_transforms.atomic import atomic_write
 from shared_transforms.provenance import provenance
 from shared_transforms.tracking.config import executing_config, flatten, user_values
+from shared_transforms.tracking.progress import scalars
 
 if TYPE_CHECKING:
     from monai.handlers import MLFlowHandler
@@ -35,11 +36,12 @@ class MLflowTracking:
     """Handler of a trainer (or of an evaluator that runs alone) that records the run in MLflow, on MONAI's handler.
 
     Recorded are, as parameters, the seed, the commit, the hardware, the versions and the recipe; for each epoch the
-    mean loss, the learning rate, the seconds, and every metric of the trainer (``train_``) and the evaluator
-    (``val_``), under the names the configuration gives them, units included; as files the executed configuration, the
-    weights and their sha256, the pictures in ``output_dir/figures``, and what ``log_artifact`` is given. Only rank 0
-    records. It uses an experiment of its own, so that MONAI's ``--tracking mlflow`` may run beside it. Nothing is
-    written before the engine starts.
+    learning rate, the seconds, and the mean of every scalar output (the loss) and every metric of the trainer
+    (``train_``) and the evaluator (``val_``), under the names the configuration gives them, which should hold the unit
+    and nothing but letters, digits and ``_-./`` (MONAI's own tracking fails on others); as files the executed
+    configuration, the weights and their sha256, the pictures in ``output_dir/figures``, and what ``log_artifact`` is
+    given. Only rank 0 records. It uses an experiment of its own, so that MONAI's ``--tracking mlflow`` may run beside
+    it. Nothing is written before the engine starts.
 
     The record goes to a sqlite file in ``output_dir``, to ``tracking_uri``, or to the environment variable
     MLFLOW_TRACKING_URI, the later before the earlier.
@@ -86,7 +88,7 @@ class MLflowTracking:
         self.resume = resume
         self.iteration_interval = iteration_interval
         self._handler: MLFlowHandler | None = None
-        self._losses: list[torch.Tensor] = []
+        self._losses: dict[str, list[torch.Tensor]] = {}
         self._pictures: set[Path] = set()
 
     @property
@@ -166,20 +168,18 @@ class MLflowTracking:
             handler.client.set_tag(self.run_id, "mlflow.source.git.commit", commit)
 
     def _iteration(self, engine: Engine) -> None:
-        loss = engine.state.output.get(CommonKeys.LOSS) if isinstance(engine.state.output, Mapping) else None
-        if loss is None:
-            return
-        self._losses.append(torch.as_tensor(loss).detach())  # no wait for the device here
+        losses = scalars(engine.state.output)
+        for name, value in losses.items():
+            self._losses.setdefault(name, []).append(value)
         if self.iteration_interval and engine.state.iteration % self.iteration_interval == 0:
-            self._log({"iteration_loss": loss}, engine.state.iteration)
+            self._log({f"iteration_{name}": value for name, value in losses.items()}, engine.state.iteration)
 
     def _epoch(self, engine: Engine) -> None:
         optimizer = getattr(engine, "optimizer", None)
-        prefix = "" if optimizer is None else "train_"
+        prefix = "val_" if isinstance(engine, Evaluator) else "train_"
         values: dict[str, Any] = {f"{prefix}{name}": value for name, value in engine.state.metrics.items()}
-        if self._losses:
-            values["train_loss"] = torch.stack(self._losses).double().mean()
-            self._losses.clear()
+        values |= {f"{prefix}{name}": torch.stack(losses).double().mean() for name, losses in self._losses.items()}
+        self._losses.clear()
         if optimizer is not None:
             values["learning_rate"] = optimizer.param_groups[0]["lr"]
             values["epoch_seconds"] = engine.state.times.get(Events.EPOCH_COMPLETED.name)

@@ -268,3 +268,65 @@ def test_kill_never_truncates(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     files, leftovers = map(int, run.stdout.split())
     assert files > 5 and leftovers > 0  # killed in the middle of writing, many times
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from monai.engines import SupervisedTrainer
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+from shared_transforms.checkpoint import AtomicCheckpointSaver, load_checkpoint
+
+folder = Path(sys.argv[1])
+
+
+def train(save_dir, epochs, resume, rank):
+    torch.manual_seed(rank)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+    parallel = nn.parallel.DistributedDataParallel(network)
+    optimizer = torch.optim.Adam(parallel.parameters(), 0.01)
+    draw = torch.Generator().manual_seed(0)
+    items = [{"image": x, "label": x.sum(0, keepdim=True)} for x in torch.randn(16, 3, generator=draw)]
+    SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=DataLoader(items, 4, sampler=DistributedSampler(items)),
+        network=parallel,
+        optimizer=optimizer,
+        loss_function=nn.MSELoss(),
+        train_handlers=[AtomicCheckpointSaver(save_dir, parallel, optimizer, resume=resume)],
+        decollate=False,
+    ).run()
+
+
+def work(rank):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    train(folder / "whole", 4, False, rank)
+    train(folder / "parts", 2, False, rank)
+    train(folder / "parts", 4, True, rank)
+    dist.destroy_process_group()
+
+
+torch.multiprocessing.start_processes(work, (), 2, start_method="fork")
+one, two = (load_checkpoint(folder / name / "checkpoint_epoch=4.pt") for name in ("whole", "parts"))
+assert len(one["random"]["ranks"]) == 2
+assert not torch.equal(one["random"]["ranks"][0]["torch"], one["random"]["ranks"][1]["torch"])
+for a, b in zip(one["random"]["ranks"], two["random"]["ranks"]):
+    assert torch.equal(a["torch"], b["torch"])
+for name, value in one["network"].items():
+    assert not name.startswith("module.") and torch.equal(value, two["network"][name])
+print("equal")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_two_processes_resume_exactly(tmp_path: Path) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip().endswith("equal")

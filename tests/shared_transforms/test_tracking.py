@@ -192,7 +192,7 @@ def make_engine(handlers: list[Any], epochs: int = 1, fail: bool = False) -> Eng
     def step(engine: Engine, batch: Any) -> dict[str, Any]:
         if fail and engine.state.iteration == 2:
             raise ZeroDivisionError
-        return {"loss": torch.tensor(float(engine.state.iteration))}
+        return {"loss": torch.tensor(float(engine.state.iteration)), "d_loss": 3.0, "pred": torch.ones(2)}
 
     engine = Engine(step)
     for handler in handlers:
@@ -222,7 +222,11 @@ def test_failed_run_is_marked_and_resumed(folder: Path, client: Any, tmp_path: P
     engine.run([0, 1])
     (resumed,) = client.search_runs([experiment])
     assert resumed.info.run_id == failed.info.run_id and resumed.info.status == "FINISHED"
-    assert resumed.data.params["seed"] == "1" and resumed.data.metrics["train_loss"] == 1.5
+    assert (
+        resumed.data.params["seed"] == "1"
+        and resumed.data.metrics["train_loss"] == 1.5
+        and resumed.data.metrics["train_d_loss"] == 3.0
+    )
     assert names(client, resumed.info.run_id, "more") == {"more/extra.txt"}
 
     elsewhere = MLflowTracking(tmp_path / "new", config={}, resume=True, **common)
