@@ -11,6 +11,8 @@ from monai.bundle import ConfigParser
 
 __all__ = ["executing_config", "flatten", "user_values"]
 
+_FOLDERS = ("bundle_root", "dataset_dir", "output_dir")
+
 
 def executing_config() -> dict[str, Any] | None:
     """The configuration, overlays and overrides included, of the MONAI parser that is making the calling object.
@@ -30,14 +32,17 @@ def executing_config() -> dict[str, Any] | None:
 
 
 def user_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values at the top of a configuration that a user changes: numbers, texts, switches and lists of them."""
+    """The values at the top of a configuration that make a recipe: numbers, texts, switches and lists of them.
+
+    Expressions, descriptions and the folders of this machine are left out.
+    """
 
     def plain(value: Any) -> bool:
         if isinstance(value, list):
-            return all(plain(item) and not (isinstance(item, str) and item.startswith("$")) for item in value)
-        return isinstance(value, str | int | float | bool)
+            return bool(value) and all(plain(item) for item in value)
+        return isinstance(value, str | int | float | bool) and not str(value).startswith(("$", "@"))
 
-    return {name: value for name, value in config.items() if plain(value) and name[0] not in "_$" and value != []}
+    return {name: value for name, value in config.items() if plain(value) and name not in _FOLDERS and name[0] != "_"}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -99,10 +99,7 @@ class MLflowTracking:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer or evaluator."""
-        if idist.get_rank() != 0:
-            return
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.COMPLETED, self._complete)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
@@ -117,6 +114,8 @@ class MLflowTracking:
             self._handler.client.log_artifact(self.run_id, str(path), folder)
 
     def _start(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
         _mend_monai_handlers(engine)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._handler = self._make_handler()
@@ -131,6 +130,7 @@ class MLflowTracking:
             self.log_artifact(path)
         # Registered now, when all others are: after the validation of the epoch.
         if not engine.has_event_handler(self._epoch, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
 
     def _make_handler(self) -> MLFlowHandler:

@@ -257,6 +257,9 @@ def test_config_helpers() -> None:
         "epochs": 3,
         "network": {},
         "run": ["$1"],
+        "output_dir": "/out",
+        "device": "$torch.device(0)",
+        "empty": [],
     }
     assert user_values(config) == {"times_s": [0.1, 0.2], "epochs": 3}
 
