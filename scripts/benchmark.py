@@ -197,11 +197,9 @@ def networks(subject: Slice, repeats: int, loop_voxels: int) -> Iterator[Row]:
         whole = timed(lambda: rim(subject.image), repeats)
         start = timed(lambda: dictionary_start(rim.signal_model, data, True, True), repeats)
         yield row(f"RIM, {size}, 31 images", whole, target=1.0)
-        yield row("  of it: the start", start)
+        yield row("RIM: its start", start)
         count = int(rim.steps)
-        yield row(
-            f"  of it: each of the {count} steps", [max(w - statistics.median(start), 0.0) / count for w in whole]
-        )
+        yield row(f"RIM: each of its {count} steps", [max(w - statistics.median(start), 0.0) / count for w in whole])
         yield row(f"ResNet, {size}, 31 images", timed(lambda: resnet(subject.image), repeats))
     voxels = subject.mask.numel()
     for bounded in (False, True):
@@ -210,8 +208,16 @@ def networks(subject: Slice, repeats: int, loop_voxels: int) -> Iterator[Row]:
         yield row(name, per_voxel, "voxels/s")
         ratios = [s * voxels / statistics.median(whole) for s in per_voxel]
         value = statistics.median(ratios)
-        stage = "  its time for all voxels of the slice / that of the RIM"
-        yield Row(stage, value, "times", min(ratios), max(ratios), len(ratios), ">= 100", value >= 100.0)
+        yield Row(
+            f"{name}: its time for the slice / that of the RIM",
+            value,
+            "times",
+            min(ratios),
+            max(ratios),
+            len(ratios),
+            ">= 100",
+            value >= 100.0,
+        )
 
 
 def training(repeats: int, scale: float = 1.0) -> Iterator[Row]:
@@ -251,7 +257,16 @@ def _training_step(name: str, setting: Mapping[str, Any], repeats: int, scale: f
     yield row(text, whole[1:], target=1.0 if name == "paper's" else None)
     shares = [100 * s / w for s, w in zip(simulated[1:], whole[1:], strict=True)]
     value, limit = statistics.median(shares), MAX_SHARE_OF_SIMULATION
-    yield Row("  of it: simulation", value, "%", min(shares), max(shares), repeats, f"<= {limit:g} %", value <= limit)
+    yield Row(
+        f"training step, {name} setting: share of the simulation",
+        value,
+        "%",
+        min(shares),
+        max(shares),
+        repeats,
+        f"<= {limit:g} %",
+        value <= limit,
+    )
 
 
 def measure(size: int, repeats: int, loop_voxels: int, only: str = "", scale: float = 1.0) -> Iterator[Row]:
@@ -282,7 +297,7 @@ def as_text(item: Row) -> str:
     """One line for the terminal."""
     mark = {None: "", True: "  reached", False: "  NOT reached"}[item.reached]
     span = f"({item.low:.4g} to {item.high:.4g})"
-    return f"{item.stage:62} {item.value:10.4g} {item.unit:9} {span:24} {item.target:20}{mark}".rstrip()
+    return f"{item.stage:76} {item.value:10.4g} {item.unit:9} {span:24} {item.target:20}{mark}".rstrip()
 
 
 def main(arguments: list[str] | None = None) -> int:
