@@ -32,8 +32,9 @@ def apply_step(parameters: Tensor, step: Tensor, bounds: Tensor) -> Tensor:
     """Parameters ``[Q, V]`` after a step (the last in its logarithm), clamped to bounds ``[2, Q, 1]``."""
     trial = parameters + step
     if len(trial) == 3:  # the signal is linear in A and in A B: keep the step straight in these two
-        product = parameters[0] * (parameters[1] + step[1]) + parameters[1] * step[0]
-        trial[1] = product / trial[0].clamp(min=1e-6)
+        product = parameters[0] * trial[1] + parameters[1] * step[0]
+        straight = (step[1] != 0) & (trial[0] > 0.1 * parameters[0])
+        trial[1] = torch.where(straight, product / trial[0], trial[1])
     trial[-1] = parameters[-1] * torch.exp(step[-1].clamp(-_MAX_LOG_STEP, _MAX_LOG_STEP))
     return torch.clamp(trial, bounds[0], bounds[1])
 
