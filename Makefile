@@ -18,7 +18,7 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint benchmark pack check clean
+.PHONY: help setup demo test lint benchmark docs pack check clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -46,6 +46,10 @@ lint: $(STAMP) ## ruff, mypy, import contracts
 
 benchmark: $(STAMP) ## speed of the estimators and networks, one thread
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py $(ARGS)
+
+docs: $(STAMP) ## picture of the README, model cards and metadata, from the results there are
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/demo.py --output build/demo --picture docs/overview.png
+	$(BIN)/python scripts/write_docs.py
 
 check: $(STAMP) ## check every bundle, or BUNDLE=name
 	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python scripts/check_bundle.py bundles/$$bundle || exit 1; done

@@ -1,4 +1,4 @@
-"""The benchmark on tiny sizes: it measures every stage, states where, and compares with the targets the right way round."""
+"""The benchmark on tiny sizes: every stage is measured, and compared with its target the right way round."""
 
 import json
 import statistics

@@ -1,0 +1,238 @@
+"""Ship trained weights: copy them into a bundle and write down, beside the results, where they come from."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bundle_files import REPOSITORY, Bundle, read_bundle
+
+sys.path.insert(0, str(REPOSITORY))
+
+RUN_FILE = "mlflow_run_id.txt"  # written by shared_transforms.tracking
+LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
+PATHS = ("weights", "resume", "tracking_uri")  # say nothing about the result
+# Buffers of the acquisition, which earlier networks kept among their weights.
+DISPENSABLE = "signal_model."
+
+
+class RecordError(Exception):
+    """The run cannot be registered; the message says what is missing and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a training.
+
+    Attributes:
+        seed: its seed.
+        commit: commit of the sources, "-dirty" appended where they differed from it.
+        hardware: the machine in words.
+        seconds: wall time; None where nothing tells it.
+        values: plain values at the top of the executed configuration.
+        best: lowest validation metric by name.
+    """
+
+    seed: int
+    commit: str
+    hardware: str
+    seconds: float | None
+    values: dict[str, Any]
+    best: dict[str, float]
+
+
+def register(run_dir: Path, bundle_dir: Path, name: str, given: Mapping[str, Any] | None = None) -> Path:
+    """Copy the best weights of a run to ``models/<name>`` and write ``docs/results/training_<stem>.json``.
+
+    Args:
+        run_dir: output_dir of the training: ``checkpoints/model.pt``, ``checkpoints/checkpoint_epoch=N.pt``, and the
+            record of MLflow or else a log.
+        bundle_dir: the bundle's folder.
+        name: name of the weights, the one a config of the bundle loads.
+        given: ``seed``, ``commit``, ``hardware`` and ``log`` for a run without a record; they win over it.
+
+    Returns:
+        The record.
+
+    Raises:
+        RecordError: if weights, seed, commit or hardware are unknown, or no config loads such a file.
+    """
+    from shared_transforms.atomic import atomic_write
+
+    bundle = read_bundle(bundle_dir)
+    overlays = network_configs(bundle, name)
+    training = ["train.json", *overlays[1:]]
+    content, count = _weights(run_dir / "checkpoints" / "model.pt")
+    epochs, steps = _progress(run_dir / "checkpoints")
+    known = {key: value for key, value in (given or {}).items() if value is not None}
+    run = _run(run_dir, known, _plain_values(bundle, training))
+    record = {
+        "weights": f"models/{name}",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "network": overlays,
+        "number_of_weights": count,
+        "seed": run.seed,
+        "commit": run.commit,
+        "recipe": recipe(bundle, training, run.values),
+        "hardware": run.hardware,
+        "seconds": run.seconds,
+        "epochs": epochs,
+        "steps": steps,
+        "best_validation": run.best,
+        "values": run.values,
+        "values_sha256": hashlib.sha256(json.dumps(run.values, sort_keys=True).encode()).hexdigest(),
+    }
+    target = bundle_dir / "docs" / "results" / f"training_{Path(name).stem}.json"
+    for path, data in (
+        (bundle_dir / "models" / name, content),
+        (target, (json.dumps(record, indent=1) + "\n").encode()),
+    ):
+        with atomic_write(path) as file:
+            file.write(data)
+    return target
+
+
+def network_configs(bundle: Bundle, name: str) -> list[str]:
+    """The configs, base first, whose ``weights`` is ``models/<name>``.
+
+    Raises:
+        RecordError: if there is none.
+    """
+    ending = f"/models/{name}'"
+    loading = {file for file, config in bundle.runnable.items() if str(config.get("weights", "")).endswith(ending)}
+    loading -= {"train.json", "evaluate.json", "experiments.json"}
+    if "inference.json" in loading:
+        return ["inference.json"]
+    if not loading:
+        there = {str(config["weights"]) for config in bundle.runnable.values() if "weights" in config}
+        raise RecordError(f"no config loads models/{name}; they load {', '.join(sorted(there)) or 'none'}")
+    return ["inference.json", min(loading)]
+
+
+def recipe(bundle: Bundle, training: list[str], values: Mapping[str, Any]) -> str:
+    """The command that trains these weights, from the bundle's folder, with what was changed on the command line."""
+    files = [f"configs/{name}" for name in training]
+    command = ["python", "-m", "monai.bundle", "run", "--bundle_root", "."]
+    command += ["--config_file", files[0] if len(files) == 1 else json.dumps(files)]
+    keys = {key for name in training for key in bundle.configs.get(name, {})}
+    committed = _plain_values(bundle, training)
+    for key, value in values.items():
+        if key in keys and committed.get(key) != value:
+            command += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    return shlex.join(command)
+
+
+def _plain_values(bundle: Bundle, names: list[str]) -> dict[str, Any]:
+    from shared_transforms.tracking.config import user_values
+
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged |= bundle.configs.get(name, {})
+    return {key: value for key, value in user_values(merged).items() if key not in PATHS}
+
+
+def _weights(path: Path) -> tuple[bytes, int]:
+    """The file as it is, or saved again without what networks no longer keep; and how many numbers it holds."""
+    import torch
+
+    if not path.is_file():
+        raise RecordError(f"{path} is not there: give the output_dir of a training")
+    content = path.read_bytes()
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    kept = {key: value for key, value in state.items() if not key.startswith(DISPENSABLE)}
+    count = sum(value.numel() for value in kept.values())
+    if len(kept) == len(state):
+        return content, count
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    return buffer.getvalue(), count
+
+
+def _progress(folder: Path) -> tuple[int | None, int | None]:
+    """Epochs and steps of the last checkpoint."""
+    import torch
+
+    from shared_transforms.checkpoint import latest_checkpoint
+
+    path = latest_checkpoint(folder)
+    if path is None:
+        return None, None
+    progress = torch.load(path, map_location="cpu", weights_only=True).get("progress", {})
+    return progress.get("epoch"), progress.get("iteration")
+
+
+def _run(run_dir: Path, given: Mapping[str, Any], defaults: dict[str, Any]) -> Run:
+    recorded = _from_mlflow(run_dir, defaults) or _from_log(run_dir, given.get("log"), defaults)
+    found = recorded | {key: value for key, value in given.items() if key != "log"}
+    missing = [key for key in ("seed", "commit", "hardware") if found.get(key) in (None, "")]
+    if missing:
+        options = ", ".join(f"--{key}" for key in missing)
+        raise RecordError(f"{run_dir} does not tell {', '.join(missing)}: give {options}")
+    return Run(
+        int(found["seed"]), str(found["commit"]), str(found["hardware"]), found["seconds"], found["values"],
+        found["best"],
+    )  # fmt: skip
+
+
+def _from_mlflow(run_dir: Path, defaults: dict[str, Any]) -> dict[str, Any] | None:
+    """What the tracking handler recorded in ``mlruns.db``; None where it did not."""
+    if not (run_dir / "mlruns.db").is_file() or not (run_dir / RUN_FILE).is_file():
+        return None
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{(run_dir / 'mlruns.db').resolve()}")
+    run = client.get_run((run_dir / RUN_FILE).read_text().strip())
+    parameters, metrics = run.data.params, run.data.metrics
+    recorded = {key.removeprefix("recipe."): text for key, text in parameters.items() if key.startswith("recipe.")}
+    values = defaults | {key: _as_recorded(text, defaults.get(key)) for key, text in recorded.items()}
+    # The epochs' own times leave out the pause before a run was resumed.
+    epochs = [item.value for item in client.get_metric_history(run.info.run_id, "epoch_seconds")]
+    return {
+        "seed": _as_recorded(parameters.get("seed"), None),
+        "commit": parameters.get("commit"),
+        "hardware": _machine({key.partition(".")[2]: value for key, value in parameters.items() if "hardware." in key}),
+        "seconds": sum(epochs) or None,
+        "values": {key: value for key, value in values.items() if key not in PATHS},
+        "best": {key.removeprefix("best_"): value for key, value in metrics.items() if key.startswith("best_")},
+    }
+
+
+def _as_recorded(text: str | None, default: Any) -> Any:
+    """A value from the text that MLflow keeps; the default where it keeps none, or cut a list short."""
+    if text is None:
+        return default
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text if isinstance(default, str) or default is None else default
+
+
+def _machine(hardware: Mapping[str, Any]) -> str:
+    gpu = hardware.get("gpu")
+    if gpu not in (None, "None"):
+        return str(gpu)
+    return f"{hardware['cpu']}, {hardware['threads']} thread(s)" if "cpu" in hardware else ""
+
+
+def _from_log(run_dir: Path, log: Path | None, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Wall time and best metric from MONAI's log; seed from the configuration."""
+    path = log or run_dir.with_suffix(".log")
+    lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
+    stamps = [datetime.fromisoformat(m[1]).replace(tzinfo=UTC) for line in lines if (m := LOG_TIME.match(line))]
+    best = [m for line in lines if (m := re.search(r"Key metric: (\S+) best value: ([-\d.e]+)", line))]
+    return {
+        "seed": defaults.get("seed"),
+        "seconds": (stamps[-1] - stamps[0]).total_seconds() if stamps else None,
+        "values": defaults,
+        "best": {best[-1][1]: float(best[-1][2])} if best else {},
+    }

@@ -1,0 +1,267 @@
+"""Documents generated from results, and the register of trained weights."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import docs_results
+import pytest
+import torch
+import write_docs
+from bundle_files import read_bundle
+from bundle_metadata import filled
+from docs_results import Results, Table
+from ignite.engine import Engine, Events
+from training_record import RecordError, network_configs, recipe, register
+
+from shared_transforms.tracking import MLflowTracking
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RIM = REPOSITORY / "bundles" / "rim_relaxometry"
+PROVENANCE = {
+    "commit": "0123abcdef01",
+    "seed": 7,
+    "hardware": {"cpu": "a processor", "cores": 2, "threads": 1, "gpu": None, "os": "Linux"},
+    "versions": {"torch": "2.13.0"},
+}
+
+
+def held_out_row(method: str, tissue: str, snr: float, rmse: float) -> dict[str, object]:
+    row = {"protocol": "N31", "noise": "rician", "snr": snr, "texture": True, "method": method, "tissue": tissue}
+    row |= {"voxels": 1234, "rmse": rmse, "rmse_low": 0.9 * rmse, "rmse_high": 1.1 * rmse, "robust_sd": rmse}
+    bias = 0.1 * rmse
+    row |= {"median_bias": bias, "median_bias_low": bias - 1, "median_bias_high": bias + 1}
+    return row | {"bound": 2.0, "bound_b_known": 1.0, "rmse_over_mle": 0.5}
+
+
+ROWS = [
+    *(held_out_row("rim", "GM", snr, rmse) for snr, rmse in ((10, 4.25), (30, 2.5))),
+    *(held_out_row("mle_smooth", "GM", snr, rmse) for snr, rmse in ((10, 5.5), (30, 2.0))),
+    *(held_out_row("mle_shared", "GM", snr, rmse) for snr, rmse in ((10, 6.5), (30, 3.0))),
+    *(held_out_row("trivial", "GM", snr, 40.0) for snr in (10, 30)),
+    {"method": "resnet", "note": "left out: no file resnet.pt of its weights"},
+]
+TARGETS = [
+    {"target": "RIM RMSE over smooth-B MLE: GM, SNR 10", "limit": 1.3, "measured": 0.77, "met": True},
+    {"target": "RIM RMSE over smooth-B MLE: GM, SNR 30", "limit": 1.3, "measured": 1.42, "met": False},
+    {"target": "standard error over SD in GM, SNR 10: within 25 %", "limit": 0.25, "measured": 0.1, "met": True},
+]
+
+
+def write_result(folder: Path, name: str, rows: list, **more: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"provenance": PROVENANCE | more, "rows": rows}))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with the bundle's configs and network, some results, and a README."""
+    root = tmp_path / "repository"
+    bundle = root / "bundles" / "rim_relaxometry"
+    shutil.copytree(RIM / "configs", bundle / "configs")
+    (bundle / "rim_relaxometry").mkdir()
+    shutil.copy(RIM / "rim_relaxometry" / "network.py", bundle / "rim_relaxometry")
+    shutil.copy(REPOSITORY / "constraints.txt", root)
+    (root / "README.md").write_text(f"# Title\n\n{write_docs.BEGIN}\nold\n{write_docs.END}\n\nend\n")
+    write_result(bundle / "docs" / "results", "t1_held_out", ROWS, notes=["Six heads."], targets=TARGETS)
+    return root
+
+
+@pytest.fixture
+def bundle(repository: Path) -> Path:
+    return repository / "bundles" / "rim_relaxometry"
+
+
+def run(repository: Path, *arguments: str) -> int:
+    where = ["--repository", str(repository), "--bundle", str(repository / "bundles" / "rim_relaxometry")]
+    return write_docs.main([*where, *arguments])
+
+
+def test_committed_documents_are_what_would_be_generated(capsys: pytest.CaptureFixture[str]) -> None:
+    status = write_docs.main(["--check"])
+    assert status == 0, capsys.readouterr().out
+
+
+def test_written_once_they_are_up_to_date(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(repository, "--check") == 1
+    assert "out of date" in capsys.readouterr().out
+    assert run(repository) == 0
+    assert run(repository, "--check") == 0
+    capsys.readouterr()
+    assert run(repository) == 0
+    assert capsys.readouterr().out == ""  # nothing to write
+
+
+def test_a_changed_number_is_noticed(repository: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(repository)
+    card = bundle / "docs" / "README.md"
+    card.write_text(card.read_text().replace("4.25", "3.25"))
+    assert run(repository, "--check") == 1
+    assert "4.25" in capsys.readouterr().out
+
+
+def test_model_card_shows_results_beside_their_rivals(repository: Path, bundle: Path) -> None:
+    run(repository)
+    card = (bundle / "docs" / "README.md").read_text()
+    assert "| tissue | SNR | bound, B known | RIM | MLE, B smooth | MLE, B shared | mean of table 1 |" in card
+    assert "| GM | 10 | 1.00 | 4.25 | 5.50 | 6.50 | 40.0 |" in card
+    assert "Six heads." in card
+    assert "commit 0123abcdef01" in card
+    # Where the network loses is said.
+    assert "| N31 | rician | 30 | yes | GM | 2.50 | 2.00 | MLE, B smooth |" in card
+    assert "| RIM RMSE over smooth-B MLE | <= 1.30 | 1 | 2 | 1.42 | GM, SNR 30 | t1_held_out |" in card
+    assert "Not reached everywhere: RIM RMSE over smooth-B MLE (1 of 2)." in card
+    assert "None" not in card
+
+
+def test_readme_keeps_what_stands_around_its_section(repository: Path) -> None:
+    run(repository)
+    text = (repository / "README.md").read_text()
+    assert text.startswith("# Title\n\n" + write_docs.BEGIN)
+    assert text.endswith(write_docs.END + "\n\nend\n")
+    assert "old" not in text
+    assert "| GM | 10 | 4.25 |" in text
+    assert "Of 3 requirements measured, 2 are met." in text
+
+
+def test_readme_without_a_section_is_refused(repository: Path) -> None:
+    (repository / "README.md").write_text("# Title\n")
+    with pytest.raises(SystemExit, match="no section"):
+        run(repository)
+
+
+def test_metadata_has_metrics_beside_the_best_classical_estimator(repository: Path, bundle: Path) -> None:
+    run(repository)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"]["T1"]["RMSE_GM_SNR30"] == {
+        "value": 2.5,
+        "unit": "percent",
+        "n": 1234,
+        "confidence_interval": [2.25, 2.75],
+        "baseline": {"name": "MLE, B smooth", "value": 2.0, "confidence_interval": [1.8, 2.2]},
+    }
+    train = json.loads((bundle / "configs" / "train.json").read_text())
+    assert metadata["acquisition"]["times_s"] == train["times_s"]
+    assert metadata["pytorch_version"] in (REPOSITORY / "constraints.txt").read_text()
+    assert all(metadata["required_packages_version"].values())
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A training that was not tracked, with a log beside it."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    state = {"cell.weight": torch.ones(2, 3), "cell.bias": torch.zeros(2)}
+    torch.save(state, folder / "checkpoints" / "model.pt")
+    torch.save({"progress": {"epoch": 4, "iteration": 400}}, folder / "checkpoints" / "checkpoint_epoch=4.pt")
+    (tmp_path / "run.log").write_text(
+        "2026-01-01 10:00:00,100 - INFO - begin\n"
+        "2026-01-01 10:20:00,100 - INFO - Key metric: RMSE best value: 5.125 at epoch: 3\n"
+        "2026-01-01 10:30:00,100 - INFO - end\n"
+    )
+    return folder
+
+
+GIVEN = {"commit": "0123abc-dirty", "hardware": "one core"}
+
+
+def test_registered_weights_are_the_same_file(bundle: Path, run_dir: Path) -> None:
+    path = register(run_dir, bundle, "model.pt", GIVEN)
+    source, target = run_dir / "checkpoints" / "model.pt", bundle / "models" / "model.pt"
+    assert target.read_bytes() == source.read_bytes()
+    record = json.loads(path.read_text())
+    assert path.name == "training_model.json"
+    assert record["sha256"] == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert (record["seconds"], record["epochs"], record["steps"], record["number_of_weights"]) == (1800.0, 4, 400, 8)
+    assert record["best_validation"] == {"RMSE": 5.125}
+    assert record["network"] == ["inference.json"]
+    assert record["seed"] == json.loads((bundle / "configs" / "train.json").read_text())["seed"]
+    entry = filled(read_bundle(bundle), Results.read(path.parent), REPOSITORY / "constraints.txt")["provenance"]
+    assert entry["models/model.pt"]["commit"] == "0123abc"
+    assert entry["models/model.pt"]["uncommitted_changes"] is True
+    assert entry["models/model.pt"]["hardware"] == "one core, 30 minutes"
+
+
+def test_buffers_that_networks_no_longer_keep_are_left_behind(bundle: Path, run_dir: Path) -> None:
+    source = run_dir / "checkpoints" / "model.pt"
+    state = torch.load(source, weights_only=True)
+    torch.save(state | {"signal_model.times": torch.ones(5)}, source)
+    register(run_dir, bundle, "model_t2.pt", GIVEN)
+    kept = torch.load(bundle / "models" / "model_t2.pt", weights_only=True)
+    assert sorted(kept) == ["cell.bias", "cell.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "configs"),
+    [
+        ("model.pt", ["inference.json"]),
+        ("model_t2.pt", ["inference.json", "t2.json"]),
+        ("resnet.pt", ["inference.json", "resnet.json"]),
+    ],
+)
+def test_configs_that_load_the_weights(name: str, configs: list[str]) -> None:
+    assert network_configs(read_bundle(RIM), name) == configs
+
+
+def test_what_is_missing_is_named(bundle: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RecordError, match="commit, hardware: give --commit, --hardware"):
+        register(run_dir, bundle, "model.pt")
+    with pytest.raises(RecordError, match=r"no config loads models/other\.pt"):
+        register(run_dir, bundle, "other.pt", GIVEN)
+    with pytest.raises(RecordError, match="is not there"):
+        register(run_dir / "nowhere", bundle, "model.pt", GIVEN)
+    assert not (bundle / "models").exists()
+    assert run(bundle.parents[1], "--register-weights", str(run_dir), "--as", "model.pt") == 1
+    assert "not registered" in capsys.readouterr().err
+
+
+def test_recipe_names_what_was_changed_on_the_command_line(bundle: Path) -> None:
+    values = json.loads((bundle / "configs" / "train.json").read_text())
+    command = recipe(read_bundle(bundle), ["train.json", "t2.json"], {"epochs": 3, "seed": values["seed"]})
+    assert command.endswith("--epochs 3")
+    assert '["configs/train.json", "configs/t2.json"]' in command
+
+
+def test_a_tracked_run_tells_everything(bundle: Path, run_dir: Path) -> None:
+    trainer = Engine(lambda engine, batch: {"loss": 1.0})
+    trainer.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # type: ignore[attr-defined]
+    recipe_values = {"epochs": 2, "parameter": "T1", "repetition_time_s": 3.5}
+    MLflowTracking(run_dir, seed=5, recipe=recipe_values, config={}).attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: None)
+    trainer.run([0, 1], max_epochs=2)
+    record = json.loads(register(run_dir, bundle, "model.pt").read_text())
+    assert record["seed"] == 5
+    assert record["commit"]
+    assert "thread(s)" in record["hardware"]
+    assert record["seconds"] > 0
+    assert record["recipe"].endswith("--epochs 2 --repetition_time_s 3.5")
+
+
+def test_numbers_have_three_digits_and_no_exponent() -> None:
+    values = [4.256, 0.01234, 123.4, 99999.0, 7, True, None, float("nan"), "text", 0.0, 1e-9]
+    assert [docs_results.number(value) for value in values] == [
+        *("4.26", "0.0123", "123", "99999", "7", "yes", "-", "-", "text", "0", "1e-09")
+    ]  # fmt: skip
+
+
+def test_pivot_has_a_column_for_each_value() -> None:
+    rows = [{"snr": s, "method": m, "rmse": r} for s, m, r in ((3, "rim", 1.0), (3, "mle", 2.0), (5, "rim", 3.0))]
+    text = docs_results.pivot(rows, {"snr": "SNR"}, "method", "rmse")
+    assert text.splitlines() == ["| SNR | RIM | MLE |", "|---|---|---|", "| 3 | 1.00 | 2.00 |", "| 5 | 3.00 | - |"]
+
+
+def test_rows_are_chosen_by_their_columns() -> None:
+    table = Table("t", ROWS, PROVENANCE)
+    assert len(table.where(method="rim")) == 2
+    assert len(table.where(method=("rim", "trivial"), snr=30)) == 2
+    assert "note" in table.headings()
+
+
+def test_benchmark_targets_are_told_too() -> None:
+    row = {"stage": "RIM", "value": 1.4, "unit": "s", "target": "<= 1 s", "reached": False}
+    results = Results({"benchmark": Table("benchmark", [row, {"stage": "other", "reached": None}], {})})
+    [found] = results.targets()
+    assert (found["target"], found["limit"], found["worst"], found["met"], found["total"]) == (
+        *("RIM", "<= 1 s", "1.40 s", 0, 1),
+    )
