@@ -25,7 +25,7 @@ from monai.transforms import MapTransform
 
 from shared_transforms.atomic import atomic_write
 from shared_transforms.figures import figure_to_png_bytes, histogram, map_panel
-from shared_transforms.figures.panels import MapLike, quantity_name
+from shared_transforms.figures.panels import MapLike, quantity_name, short
 from shared_transforms.figures.slices import Array, as_array
 from shared_transforms.provenance import git_commit, hardware, versions
 
@@ -59,7 +59,7 @@ class _Statistics:
 
     def __str__(self) -> str:
         unit = "" if self.unit == "1" else f" {self.unit}"
-        return f"median {self.median:.3g}{unit}, 5-95 % {self.fifth:.3g} to {self.last:.3g}{unit}"
+        return f"median {short(self.median)}{unit}, 5-95 % {short(self.fifth)} to {short(self.last)}{unit}"
 
 
 class SaveReportd(MapTransform):
@@ -221,6 +221,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["short"] = short
     return environment.from_string(text)
 
 
@@ -242,8 +243,8 @@ def _remarks(statistics: Mapping[str, _Statistics]) -> list[str]:
     chi2 = statistics.get("chi2")
     if chi2 is not None and chi2.median > _BAD_CHI2:
         remarks.append(
-            f"The median reduced chi-squared is {chi2.median:.2g}, where 1 is expected: the signal model does not "
-            "explain these data within their noise. Look at the residual before you use the maps."
+            f"The median reduced chi-squared is {short(chi2.median, 2)}, where 1 is expected: the signal model does "
+            "not explain these data within their noise. Look at the residual before you use the maps."
         )
     return remarks
 

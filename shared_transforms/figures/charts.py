@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shared_transforms.figures.panels import FONT, SMALL_FONT, axis_label, new_figure
+from shared_transforms.figures.panels import FONT, SMALL_FONT, axis_label, new_figure, short
 from shared_transforms.figures.slices import as_array
 
 __all__ = ["box_plot_over_snr", "histogram"]
@@ -58,8 +58,8 @@ def histogram(
         low, high = low - 0.5, low + 0.5
     axis.hist(np.clip(sample, low, high), bins=bins, range=(low, high), color="#8fa3bf")
     fifth, median, last = np.percentile(sample, [5, 50, 95])
-    axis.axvspan(fifth, last, color="#8fa3bf", alpha=0.22, lw=0, label=f"5-95 %: {fifth:.3g} to {last:.3g}")
-    axis.axvline(median, color="#b3261e", lw=1.4, label=f"median: {median:.3g}")
+    axis.axvspan(fifth, last, color="#8fa3bf", alpha=0.22, lw=0, label=f"5-95 %: {short(fifth)} to {short(last)}")
+    axis.axvline(median, color="#b3261e", lw=1.4, label=f"median: {short(median)}")
     axis.set_xlim(low, high)
     axis.legend(fontsize=SMALL_FONT, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure

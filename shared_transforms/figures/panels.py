@@ -13,10 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patheffects import withStroke
 
 from shared_transforms.figures.slices import Array, Slice, as_array, central_slices
 
-__all__ = ["MapLike", "axis_label", "comparison_panel", "figure_to_png_bytes", "map_panel", "quantity_name"]
+__all__ = ["MapLike", "axis_label", "comparison_panel", "figure_to_png_bytes", "map_panel", "quantity_name", "short"]
 
 _QUANTITIES = {"T1": "magma", "R1": "magma", "T2": "viridis", "R2": "viridis", "A": "gray", "M0": "gray"}
 _DEFAULT, _ERROR, _DIVERGING, _POSITIVE_RESIDUAL = "cividis", "cividis", "RdBu_r", "inferno"
@@ -139,7 +140,7 @@ def comparison_panel(
     for axis, item, error in zip(grid[1, 1:], shown, errors.values(), strict=True):
         image = show_slice(axis, item, -limit, limit, _colours(_DIVERGING, _LIGHT))
         suffix = "" if unit == "1" else f" {unit}"
-        axis.set_xlabel(f"RMSE {np.sqrt(np.mean(error[inside] ** 2)):.3g}{suffix}", fontsize=SMALL_FONT)
+        axis.set_xlabel(f"RMSE {short(np.sqrt(np.mean(error[inside] ** 2)))}{suffix}", fontsize=SMALL_FONT)
     label = axis_label(f"{quantity} error".strip(), unit)
     add_colour_bar(figure, image, list(grid[1]), [item.image for item in shown], label)
     return figure
@@ -170,6 +171,11 @@ def new_figure(width: float, height: float) -> Figure:
 def axis_label(name: str, unit: str) -> str:
     """Name and unit as they stand at an axis, such as "T1 [s]"."""
     return name if unit in ("1", "") else f"{name} [{unit}]".strip()
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A number with some significant digits, as people write it: 1240, not 1.24e+03."""
+    return f"{float(f'{value:.{digits}g}'):g}" if abs(value) < 1e6 else f"{value:.{digits}g}"
 
 
 def quantity_name(suffix: str) -> str:
@@ -208,7 +214,8 @@ def show_slice(axis: Axes, item: Slice, low: float, high: float, colours: Colorm
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     spots = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.98, "center", "top"))
-    background = np.mean(colours.get_bad()[:3])
+    dark = np.mean(colours.get_bad()[:3]) < 0.5
+    ink, halo = ("white", _DARK) if dark else ("black", _LIGHT)
     for letter, (x, y, horizontal, vertical) in zip(item.edges, spots, strict=False):
         axis.text(
             x,
@@ -218,7 +225,8 @@ def show_slice(axis: Axes, item: Slice, low: float, high: float, colours: Colorm
             fontsize=SMALL_FONT,
             ha=horizontal,
             va=vertical,
-            color="white" if background < 0.5 else "black",
+            color=ink,
+            path_effects=[withStroke(linewidth=2, foreground=halo)],
         )
     return image
 

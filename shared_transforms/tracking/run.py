@@ -135,12 +135,11 @@ class MLflowTracking:
 
     def _make_handler(self) -> MLFlowHandler:
         from monai.handlers import MLFlowHandler  # imports mlflow, which takes seconds
-        from monai.utils import path_to_sqlite_uri
 
         logging.getLogger("alembic").setLevel(logging.WARNING)  # forty lines for a new sqlite file
-        database = str(self.output_dir.resolve() / "mlruns.db")
+        database = (self.output_dir.resolve() / "mlruns.db").as_posix()
         handler = MLFlowHandler(
-            tracking_uri=self.tracking_uri or path_to_sqlite_uri(database),
+            tracking_uri=self.tracking_uri or f"sqlite:///{database}",
             experiment_name=self.experiment_name,
             run_name=self.run_name or f"{self.experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}",
         )

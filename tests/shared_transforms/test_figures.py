@@ -20,6 +20,7 @@ from shared_transforms.figures import (
     histogram,
     map_panel,
 )
+from shared_transforms.figures.panels import short
 
 
 @dataclass
@@ -143,6 +144,10 @@ def test_histogram_states_median_and_range() -> None:
     axis = histogram(values, quantity="T1", unit="s", mask=mask, display_range=(0, 2)).axes[0]
     texts = [text.get_text() for text in axis.get_legend().get_texts()]
     assert texts == ["5-95 %: 0.05 to 0.95", "median: 0.5"] and axis.get_xlabel() == "T1 [s]"
+
+
+def test_numbers_are_short_and_plain() -> None:
+    assert [short(x) for x in (1243.2, 0.00681, 2.0, float("nan"), 1.5e7)] == ["1240", "0.00681", "2", "nan", "1.5e+07"]
 
 
 def test_box_plot_has_each_method_at_each_level() -> None:
