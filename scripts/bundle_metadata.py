@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,22 @@ def filled(bundle: Bundle, results: Results, constraints: Path) -> dict[str, Any
     metadata["required_packages_version"] = {package: pins.get(package, required[package]) for package in required}
     train, inference = (bundle.configs.get(name, {}) for name in BASES)
     metadata["acquisition"] = {key: train[key] for key in train if key in inference and ACQUISITION.fullmatch(key)}
+    for key, overlay, name in (
+        ("network_data_format", "train.json", "TI"),
+        ("t2_network_data_format", "t2.json", "TE"),
+    ):
+        if key in metadata and "times_s" in bundle.configs.get(overlay, {}):
+            metadata[key] = _with_channels(metadata[key], bundle.configs[overlay]["times_s"], name)
     metadata["eval_metrics"] = eval_metrics(results)
     metadata["provenance"] = {record["weights"]: provenance(record) for record in results.trainings.values()}
     return metadata
+
+
+def _with_channels(data_format: Mapping[str, Any], times: Sequence[float], name: str) -> dict[str, Any]:
+    """The data format with one input channel for each time of the protocol in the config."""
+    channels = {str(number): f"{name} {1000 * seconds:g} ms" for number, seconds in enumerate(times)}
+    image = {**data_format["inputs"]["image"], "num_channels": len(times), "channel_def": channels}
+    return {**data_format, "inputs": {**data_format["inputs"], "image": image}}
 
 
 def provenance(record: Mapping[str, Any]) -> Row:
