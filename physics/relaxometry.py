@@ -203,9 +203,7 @@ class LookLocker(SignalModel):
     parameter_names = ("A", "B", "T1")
     units = ("a.u.", "1", "s")
 
-    def __init__(
-        self, inversion_times: Tensor | Sequence[float], flip_angle: float, readout_interval: float
-    ) -> None:
+    def __init__(self, inversion_times: Tensor | Sequence[float], flip_angle: float, readout_interval: float) -> None:
         super().__init__()
         if not 0.0 < flip_angle < 90.0:
             raise ValueError(f"flip_angle must lie between 0 and 90 degrees, got {flip_angle}")

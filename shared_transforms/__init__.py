@@ -1,1 +1,1 @@
-"""The MONAI side of qmri-bundles: checked reading and writing, simulation, losses, metrics, handlers, figures, report."""
+"""The MONAI side of qmri-bundles: checked reading and writing, simulation, metrics, handlers, figures, report."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+
 from physics.estimation import fit
 from physics.noise import check_noise_model
-from torch import Tensor, nn
 
 from .network import make_signal_model
 
@@ -42,7 +43,12 @@ class MaximumLikelihood(nn.Module):
         if b_mode not in B_MODES:
             raise ValueError(f"b_mode must be one of {B_MODES}, got {b_mode!r}")
         self.signal_model = make_signal_model(parameter, times, repetition_time)
-        self.parameter, self.noise, self.b_mode, self.smoothness = parameter, check_noise_model(noise), b_mode, smoothness
+        self.parameter, self.noise, self.b_mode, self.smoothness = (
+            parameter,
+            check_noise_model(noise),
+            b_mode,
+            smoothness,
+        )
 
     @torch.no_grad()
     def forward(

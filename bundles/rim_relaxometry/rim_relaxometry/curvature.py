@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from physics.noise import bessel_ratio
-from physics.relaxometry import SignalModel
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
+
+from physics.noise import bessel_ratio
+from physics.relaxometry import SignalModel
 
 # Precision of a weak prior on each step, so that a voxel without information stands still.
 STEP_PRECISION = {"A": 1.0, "B": 10.0, "T": 1.0}
@@ -104,9 +105,7 @@ def _limited(step: Tensor) -> Tensor:
     return step.clamp(-STEP_LIMIT, STEP_LIMIT)
 
 
-def _solve_amplitude_and_time(
-    h: list[list[Tensor]], first: int, last: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _solve_amplitude_and_time(h: list[list[Tensor]], first: int, last: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Damped curvatures of A and T, their coupling and the determinant."""
     aa = h[first][first] + STEP_PRECISION["A"]
     tt = h[last][last] + STEP_PRECISION["T"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from physics.noise import REFERENCE_SIGNAL
 from torch import Tensor, nn
+
+from physics.noise import REFERENCE_SIGNAL
 
 WEIGHTS = {"A": 0.5, "B": 0.7, "T1": 1.0, "T2": 1.0}
 SPAN = {"A": 1.0, "B": 0.6, "T1": 1.0, "T2": 1.0}  # an error of this size counts as one
@@ -56,5 +57,7 @@ class StepwiseLoss(nn.Module):
         return fit + self.error_weight * likelihood.sum() / voxels
 
     def _relative(self, maps: Tensor, axis: int) -> Tensor:
-        channels = [m if name == "B" else m.clamp(min=1e-4).log() for name, m in zip(self.names, maps.unbind(axis), strict=True)]
+        channels = [
+            m if name == "B" else m.clamp(min=1e-4).log() for name, m in zip(self.names, maps.unbind(axis), strict=True)
+        ]
         return torch.stack(channels, axis)

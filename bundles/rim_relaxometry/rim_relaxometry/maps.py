@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from shared_transforms.io import ParameterMap
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
+
+from shared_transforms.io import ParameterMap
 
 from .network import BOUNDS, PARAMETERS, make_signal_model
 

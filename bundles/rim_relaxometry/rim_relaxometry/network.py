@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+
 from physics.noise import NOISE_MODELS, check_noise_model
 from physics.relaxometry import InversionRecovery, SignalModel, T2Preparation
-from torch import Tensor, nn
 
 from .curvature import Likelihood, Steps, evaluate_likelihood, gauss_newton_steps, neighbourhood_mean
 from .start import dictionary_start, flat_start
@@ -138,10 +139,14 @@ class RecurrentInferenceMachine(nn.Module):
         for name, value in {**options, "gru_kernel": gru_kernel}.items():
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} must be one of {CHOICES[name]}, got {value!r}")
-        self.names = PARAMETERS[parameter] if parameter in PARAMETERS else ()
         self.signal_model = make_signal_model(parameter, times, repetition_time)
+        self.names = PARAMETERS[parameter]
         self.parameter, self.noise, self.steps = parameter, check_noise_model(noise), steps
-        self.scaled, self.logarithmic, self.dictionary = gradient == "gauss_newton", domain == "log", start == "dictionary"
+        self.scaled, self.logarithmic, self.dictionary = (
+            gradient == "gauss_newton",
+            domain == "log",
+            start == "dictionary",
+        )
         self.has_b = parameter == "T1"
         count = len(self.names)
         inputs = (18 if self.has_b else 12) + 1 if self.scaled else 2 * count + 1
@@ -217,9 +222,11 @@ class RecurrentInferenceMachine(nn.Module):
     def _look(
         self, model: SignalModel, data: Tensor, estimate: Tensor, log_energy: Tensor, rician: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Input of the cell, the smooth Gauss-Newton step and the deviation in the working domain, each ``[batch, C, H, W]``."""
+        """Input of the cell, smooth Gauss-Newton step and working-domain deviation, each ``[batch, C, H, W]``."""
         maps = self.from_working_domain(estimate)
-        slopes: list[Tensor | float] = list(self._slopes(maps).unbind(1)) if self.logarithmic else [1.0] * len(self.names)
+        slopes: list[Tensor | float] = (
+            list(self._slopes(maps).unbind(1)) if self.logarithmic else [1.0] * len(self.names)
+        )
         likelihood = evaluate_likelihood(model, data, list(maps.unbind(1)), slopes, rician)
         steps = gauss_newton_steps(likelihood, self.has_b)
         flag = torch.full_like(log_energy, float(rician))
@@ -230,7 +237,9 @@ class RecurrentInferenceMachine(nn.Module):
     def _scaled_view(self, estimate: Tensor, likelihood: Likelihood, steps: Steps, log_energy: Tensor) -> list[Tensor]:
         """Channels of the scaled gradient, each of order one."""
         shared = [steps.smooth[0], steps.smooth[-1]] if self.has_b else []
-        towards = [neighbourhood_mean(estimate[:, -1], steps.log_information[0], width) - estimate[:, -1] for width in (3, 7)]
+        towards = [
+            neighbourhood_mean(estimate[:, -1], steps.log_information[0], width) - estimate[:, -1] for width in (3, 7)
+        ]
         moves = [step / (0.1 + step.abs()) for step in [*steps.voxelwise, *steps.pooled_b, *shared, *towards]]
         log_variance = torch.log(likelihood.variance).expand_as(log_energy)
         levels = [
@@ -327,7 +336,9 @@ class ResNet(nn.Module):
         super().__init__()
         self.signal_model = make_signal_model(parameter, times, repetition_time)
         self.names, self.noise = PARAMETERS[parameter], check_noise_model(noise)
-        self.first = nn.Sequential(nn.Conv2d(self.signal_model.n_images, widths[0], 1), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.first = nn.Sequential(
+            nn.Conv2d(self.signal_model.n_images, widths[0], 1), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
         self.blocks = nn.Sequential(*map(ResidualBlock, (widths[0], *widths[:-1]), widths))
         self.last = nn.Conv2d(widths[-1], 2 * len(self.names), 1)
         middle = {"A": -0.3, "B": 1.8, "T1": 0.0, "T2": -2.3}
@@ -362,5 +373,7 @@ class ResNet(nn.Module):
         maps = torch.stack(channels, 1)
         if self.training:
             return torch.cat([maps, log_error], 1)[:, None]
-        slopes = torch.stack([torch.ones_like(m) if n == "B" else m for n, m in zip(self.names, channels, strict=True)], 1)
+        slopes = torch.stack(
+            [torch.ones_like(m) if n == "B" else m for n, m in zip(self.names, channels, strict=True)], 1
+        )
         return torch.cat([maps, log_error.clamp(-9.0, 3.0).exp() * slopes], 1)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
 from physics.noise import NOISE_MODELS, add_gaussian_noise, add_rician_noise, sigma_from_snr
 from physics.phantoms import disc_fractions, draw_discs
 from shared_transforms.anatomy import SliceParameters, draw_slices, load_head, sample_slices, smooth_field
-from torch import Tensor
-from torch.nn.functional import conv2d
 
 from .network import BOUNDS, PARAMETERS, make_signal_model
 from .protocols import draw_protocol
@@ -120,9 +121,7 @@ class RelaxometrySimulator:
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator)
 
-        slices = draw_slices(
-            generator, n, size=self.size, split=split, whole_slice=self.whole_slice, head=self.head
-        )
+        slices = draw_slices(generator, n, size=self.size, split=split, whole_slice=self.whole_slice, head=self.head)
         centres, radii = draw_discs(generator, n, 9)
         mean, deviation = torch.tensor(TABLE[self.parameter])
         low, high = FREE_RANGE[self.parameter]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from physics.relaxometry import SignalModel
 from torch import Tensor
+
+from physics.relaxometry import SignalModel
 
 from .curvature import box_mean
 
@@ -62,7 +63,8 @@ def dictionary_start(model: SignalModel, data: Tensor, has_b: bool, rician: bool
     """Best entry of a dictionary of magnitude signals, with B shared by the neighbourhood.
 
     The amplitude is eliminated (it is linear), and every polarity pattern of an inversion recovery is among the
-    entries. The error as a function of B is pooled over a neighbourhood; its minimum, refined by a parabola, is B there.
+    entries. The error as a function of B is pooled over a neighbourhood; its minimum, refined by a
+    parabola, is B there.
 
     Args:
         model: signal model with times ``[N]``.

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared_transforms.simulation import SimulationDataset
 from tqdm import tqdm
+
+from shared_transforms.simulation import SimulationDataset
 
 from ..loss import StepwiseLoss
 from ..network import RecurrentInferenceMachine
@@ -68,7 +69,9 @@ def ablation(
     steps, n_brains = bench.pick((steps, n_brains), (3, 1))
     chosen = dict(variants or VARIANTS)
     recipe = f"{steps} steps, lr {learning_rate:g}, batch {batch_size} x {patch} x {patch}, seed {bench.seed}"
-    rows = [row for row in _earlier(bench) if row["recipe"] == recipe and row["snr"] == snr and row["variant"] in chosen]
+    rows = [
+        row for row in _earlier(bench) if row["recipe"] == recipe and row["snr"] == snr and row["variant"] in chosen
+    ]
     done = {row["variant"] for row in rows}
     scene = brains(
         "T1", n_brains, bench.seed + 5, table_means=True, texture=1.0, anatomy=bench.anatomy, device=bench.device,
@@ -89,9 +92,15 @@ def ablation(
         trained = 0 if name == "untrained" else steps
         dataset = SimulationDataset(simulator, max(trained, 1), batch_size, bench.seed)
         loss, seconds = train(network, dataset, trained, learning_rate)
-        common = {"variant": name, "recipe": recipe, "snr": snr, "weights": sum(p.numel() for p in network.parameters())}
+        common = {
+            "variant": name,
+            "recipe": recipe,
+            "snr": snr,
+            "weights": sum(p.numel() for p in network.parameters()),
+        }
         rows += [
-            {**common, "final_loss": loss, "seconds_per_step": seconds, **row} for row in _rows(bench, network, scene, snr)
+            {**common, "final_loss": loss, "seconds_per_step": seconds, **row}
+            for row in _rows(bench, network, scene, snr)
         ]
         files = bench.write("ablation", _against_default(rows), notes)
     return files or bench.write("ablation", _against_default(rows), notes)
@@ -102,7 +111,9 @@ def _earlier(bench: Bench) -> list[Row]:
     return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
 
 
-def train(network: RecurrentInferenceMachine, dataset: SimulationDataset, steps: int, peak: float) -> tuple[float, float]:
+def train(
+    network: RecurrentInferenceMachine, dataset: SimulationDataset, steps: int, peak: float
+) -> tuple[float, float]:
     """Train with Adam, warm-up and cosine, gradients clipped at norm 1, as train.json does.
 
     Returns:

@@ -10,16 +10,17 @@ from typing import Any, TypeVar
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor, nn
+
 from shared_transforms.atomic import atomic_write
 from shared_transforms.figures import figure_to_png_bytes
 from shared_transforms.metrics import Estimate
 from shared_transforms.provenance import provenance, write_table
 from shared_transforms.weights import sha256_file
-from torch import Tensor, nn
 
 from ..network import PARAMETERS
-from .scenes import SIZE
 from .methods import Method, load_resnet, mle_method, network_method, trivial_method
+from .scenes import SIZE
 
 Size = TypeVar("Size")
 Row = dict[str, Any]
@@ -118,7 +119,9 @@ class Bench:
             The csv and the json file.
         """
         source = provenance(self.seed)
-        source["experiment"] = f"{self.parameter} {name}{' (quick run: sizes too small to count)' if self.quick else ''}"
+        source["experiment"] = (
+            f"{self.parameter} {name}{' (quick run: sizes too small to count)' if self.quick else ''}"
+        )
         if self.weights is not None and Path(self.weights).is_file():
             source["weights"] = {"file": Path(self.weights).name, "sha256": sha256_file(self.weights)}
         source["notes"] = list(notes)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from physics.noise import sigma_from_snr
-from shared_transforms.anatomy import split_generator
 from torch import Tensor
 from tqdm import tqdm
+
+from physics.noise import sigma_from_snr
+from shared_transforms.anatomy import split_generator
 
 from . import charts
 from .bench import Bench, Row, target
@@ -57,7 +57,11 @@ def held_out(
     notes = [
         f"{n_brains} heads of the test split, whole slices; A at the means of table 1, {bench.parameter} of each tissue "
         "drawn from it for each head; voxels with a tissue fraction above 0.9. Relative errors [%]. "
-        + (f"B of each head 2 - |N(0, 0.2)| with a smooth variation of SD {SPREAD:g}. " if bench.parameter == "T1" else "")
+        + (
+            f"B of each head 2 - |N(0, 0.2)| with a smooth variation of SD {SPREAD:g}. "
+            if bench.parameter == "T1"
+            else ""
+        )
         + "Intervals: bootstrap over the heads. rmse_over_mle: RMSE over that of the classical rival (smooth B); "
         "robust_over_mle the same of the robust SD, which its outliers do not inflate; rmse_over_first: over the same "
         "method's with the first protocol.",
@@ -75,7 +79,13 @@ def _scene(bench: Bench, n: int, texture: float, split: str = "test") -> Scene:
 
 
 def compare(
-    bench: Bench, scene: Scene, protocol: str, level: float, noise_model: str, common: Row, paper_smoothness: bool = False
+    bench: Bench,
+    scene: Scene,
+    protocol: str,
+    level: float,
+    noise_model: str,
+    common: Row,
+    paper_smoothness: bool = False,
 ) -> list[Row]:
     """Rows of all methods on one noisy acquisition of each head: every tissue, the last parameter."""
     acquisition: dict[str, Any] = acquisition_of(bench.parameter, protocol, bench.device)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from physics.estimation import fit
 from shared_transforms.weights import load_weights
-from torch import Tensor, nn
 
 from ..network import PARAMETERS, ResNet, make_signal_model
 from ..protocols import PROTOCOLS

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
 from physics.noise import sigma_from_snr
 from shared_transforms.anatomy import split_generator
 from shared_transforms.metrics import coefficient_of_variation, relative_bias, rmse, robust_sd
-from torch import Tensor
-from tqdm import tqdm
 
 from . import charts
 from .bench import Bench, Row, target
@@ -184,9 +185,7 @@ def _bounds(bench: Bench, scene: Scene, level: float, noise_model: str) -> tuple
     return bounds[0], bounds[1]
 
 
-def _noise_rows(
-    bench: Bench, scene: Scene, found: Repeats, common: Row, bounds: tuple[Tensor, Tensor]
-) -> list[Row]:
+def _noise_rows(bench: Bench, scene: Scene, found: Repeats, common: Row, bounds: tuple[Tensor, Tensor]) -> list[Row]:
     rows = []
     for q, name in enumerate(bench.names):
         truth, estimates = scene.parameters[0, q], found.estimates[:, q]

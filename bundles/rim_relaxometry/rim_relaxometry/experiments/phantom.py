@@ -15,10 +15,11 @@ import torch
 from matplotlib.figure import Figure
 from scipy.ndimage import map_coordinates
 from scipy.optimize import differential_evolution
-from shared_transforms.errors import QMRIError
-from shared_transforms.io import find_series, load_series
 from torch import Tensor
 from tqdm import tqdm
+
+from shared_transforms.errors import QMRIError
+from shared_transforms.io import find_series, load_series
 
 from ..maps import noise_deviation
 from ..network import PARAMETERS
@@ -84,7 +85,9 @@ def phantom(bench: Bench) -> list[Path]:
         masks = [disc_mask(plate.image.shape[-2:], centre, RADIUS_MM / plate.spacing_mm) for centre in centres]
         placed = {"shift_rows_px": motion[0], "shift_columns_px": motion[1], "rotation_deg": motion[2],
                   "inhomogeneity_given": before, "inhomogeneity": after}  # fmt: skip
-        for method in [m for m in bench.methods(plate.acquisition["times"], paper_smoothness=True) if m.name != "resnet"]:
+        for method in [
+            m for m in bench.methods(plate.acquisition["times"], paper_smoothness=True) if m.name != "resnet"
+        ]:
             found = _sphere_rows(bench, plate, method, masks)
             rows += found
             summaries.append(_summary(bench.parameter, plate, method.name, found, counted) | placed)
@@ -186,7 +189,9 @@ def refine_centres(image: Array, centres: Array, radius: float, seed: int) -> tu
 
     def inhomogeneity(motion: Array) -> float:
         points = (moved(motion)[:, None] + disc).reshape(-1, 2).T
-        values = np.stack([map_coordinates(one, points, order=1) for one in scaled]).reshape(len(scaled), len(centres), -1)
+        values = np.stack([map_coordinates(one, points, order=1) for one in scaled]).reshape(
+            len(scaled), len(centres), -1
+        )
         return float((values.std(2) / (values.mean(2) + 0.02)).mean())
 
     bounds = [(-limit, limit) for limit in MOTION]

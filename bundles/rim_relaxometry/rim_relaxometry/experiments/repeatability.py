@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from physics.noise import sigma_from_snr
-from shared_transforms.metrics import bootstrap, coefficient_of_variation, rmse, robust_sd
 from torch import Tensor
 from tqdm import tqdm
+
+from physics.noise import sigma_from_snr
+from shared_transforms.metrics import bootstrap, coefficient_of_variation, rmse, robust_sd
 
 from . import charts
 from .bench import Bench, Row, interval
@@ -138,7 +139,9 @@ def generalisation(
     protocols = list(dict.fromkeys(row["protocol"] for row in first))
     for number, method in enumerate(methods):
         values = {row["protocol"]: row["cv_median"] for row in first if row["method"] == method}
-        places = [k + 0.8 * (number - (len(methods) - 1) / 2) / len(methods) for k, p in enumerate(protocols) if p in values]
+        places = [
+            k + 0.8 * (number - (len(methods) - 1) / 2) / len(methods) for k, p in enumerate(protocols) if p in values
+        ]
         axis.bar(places, list(values.values()), 0.72 / len(methods), color=charts.colour(method), label=method)
     axis.set_xticks(range(len(protocols)), protocols)
     axis.set_ylabel(f"median CV of {bench.parameter} [%]", fontsize=charts.FONT)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from physics.noise import add_gaussian_noise, add_rician_noise, sigma_from_snr
 from physics.phantoms import disc_fractions
 from physics.relaxometry import SignalModel
 from shared_transforms.anatomy import brain_mask, split_generator
-from torch import Tensor
 
 from ..network import make_signal_model
 from ..protocols import PROTOCOLS

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
-from shared_transforms.metrics import bootstrap
 from tqdm import tqdm
+
+from shared_transforms.metrics import bootstrap
 
 from . import charts
 from .bench import Bench, Row, interval
@@ -132,5 +133,3 @@ def _row(
     for rival in ("mle_voxelwise", "mle_smooth"):
         row[f"p_against_{rival}"] = None if rival == method else paired(found, slopes[rival])[1]
     return row
-
-

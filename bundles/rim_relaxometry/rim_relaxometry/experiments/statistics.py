@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.stats import ttest_ind, ttest_rel
-from shared_transforms.metrics import Estimate, bootstrap, rmse, robust_sd
 from torch import Tensor
+
+from shared_transforms.metrics import Estimate, bootstrap, rmse, robust_sd
 
 Array = npt.NDArray[np.float64]
 BOX = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles of the boxes

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from shared_transforms.metrics import bootstrap, coefficient_of_variation, relative_bias
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 from tqdm import tqdm
+
+from shared_transforms.metrics import bootstrap, coefficient_of_variation, relative_bias
 
 from . import charts
 from .bench import Bench, Row, interval
@@ -70,7 +71,9 @@ def find_places(tissue: Tensor, width: int, count: int, taken: list[tuple[int, i
 
 def _pixels(shape: torch.Size, row: int, column: int, height: int, width: int, device: torch.device) -> Tensor:
     mask = torch.zeros(shape, dtype=torch.bool, device=device)
-    mask[max(0, row - height // 2) : row + height // 2 + 1, max(0, column - width // 2) : column + width // 2 + 1] = True
+    mask[max(0, row - height // 2) : row + height // 2 + 1, max(0, column - width // 2) : column + width // 2 + 1] = (
+        True
+    )
     return mask
 
 
@@ -103,7 +106,11 @@ def insert(scene: Scene, structures: Sequence[Structure]) -> Scene:
 
 
 def structures(
-    bench: Bench, snr: float = 10.0, repetitions: int = 100, slow_repetitions: int = 25, lesion_snr: Sequence[float] = (10, 30)
+    bench: Bench,
+    snr: float = 10.0,
+    repetitions: int = 100,
+    slow_repetitions: int = 25,
+    lesion_snr: Sequence[float] = (10, 30),
 ) -> list[Path]:
     """Bias and variation in and beside small structures, with (E2) and without (E1) them; contrast of small lesions.
 
@@ -116,7 +123,14 @@ def structures(
     """
     counts = bench.pick((repetitions, slow_repetitions), (4, 3))
     plain = brains(
-        "T1", 1, bench.seed + 3, table_means=True, texture=0.5, anatomy=bench.anatomy, device=bench.device, size=bench.size
+        "T1",
+        1,
+        bench.seed + 3,
+        table_means=True,
+        texture=0.5,
+        anatomy=bench.anatomy,
+        device=bench.device,
+        size=bench.size,
     )
     placed = paper_structures(plain)
     scenes = {"E1": plain, "E2": insert(plain, placed)}
@@ -131,7 +145,11 @@ def structures(
         for structure in placed:
             for region, mask in (("structure", structure.pixels), ("neighbourhood", structure.neighbours)):
                 row, drawn = _compare(scenes, runs, mask)
-                paper = PAPER_BIAS.get((method.name, structure.name), (None, None)) if region == "structure" else (None,) * 2
+                paper = (
+                    PAPER_BIAS.get((method.name, structure.name), (None, None))
+                    if region == "structure"
+                    else (None,) * 2
+                )
                 rows.append({
                     "structure": structure.name, "region": region, "pixels": int(mask.sum()), "snr": snr,
                     "method": method.name, "C": count, **row, "paper_bias_E1": paper[0], "paper_bias_E2": paper[1],

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import OptimizeWarning, curve_fit
-from shared_transforms.anatomy import split_generator
 from torch import Tensor
 from tqdm import tqdm
+
+from shared_transforms.anatomy import split_generator
 
 from .bench import Bench, Row, target
 from .held_out import noisy
