@@ -22,7 +22,6 @@ METHODS = {
     "trivial": "mean of table 1",
 }
 NOTHING = "-"
-MOST_ROWS = 60
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,6 @@ class Table:
             return all(row.get(k) in v if isinstance(v, tuple) else row.get(k) == v for k, v in conditions.items())
 
         return [row for row in self.rows if fits(row)]
-
-    def shown(self) -> list[Row]:
-        """As many rows as a reader looks through; the csv has all."""
-        return self.rows[:MOST_ROWS]
-
-    def headings(self) -> dict[str, str]:
-        """Every column that holds something, by its name in words."""
-        columns = dict.fromkeys(key for row in self.shown() for key, value in row.items() if value not in (None, ""))
-        return {column: column.replace("_", " ") for column in columns}
 
 
 @dataclass
@@ -160,7 +150,9 @@ def number(value: Any, digits: int = 3) -> str:
         return str(value)
     if not isinstance(value, float):
         return str(value)
-    if value == 0 or not 1e-4 <= abs(value) < 1e7:
+    if value == round(value) and abs(value) < 1e7:
+        return f"{value:.0f}"
+    if not 1e-4 <= abs(value) < 1e7:
         return f"{value:.{digits}g}"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{decimals}f}"
@@ -194,7 +186,8 @@ def pivot(rows: Sequence[Mapping[str, Any]], index: Mapping[str, str], columns: 
         columns: the column whose values become columns, such as "method".
         value: what stands in the cells.
     """
-    names = list(dict.fromkeys(row[columns] for row in rows if columns in row))
+    rows = [row for row in rows if row.get(value) is not None]
+    names = list(dict.fromkeys(row[columns] for row in rows))
     lines: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         line = lines.setdefault(tuple(row.get(k) for k in index), {k: row.get(k) for k in index})
