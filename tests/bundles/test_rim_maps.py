@@ -77,7 +77,11 @@ def test_maximum_likelihood_has_the_call_of_the_network(b_mode: str) -> None:
     truth, mask = batch["label"]["parameters"], batch["label"]["mask"][:, 0]
     assert pred.shape == (2, 6, 48, 48)
     error = ((pred[:, 2] - truth[:, 2]) / truth[:, 2])[mask]
-    assert float(error.abs().median()) < 0.05
+    if b_mode == "voxelwise":  # imprecise, but as imprecise as it says
+        relative = pred[:, 5][mask] / truth[:, 2][mask]
+        assert 0.45 < float((error / relative).abs().median()) < 0.9
+    else:
+        assert float(error.abs().median()) < 0.05
     assert list(estimator.parameters()) == []
 
 

@@ -42,7 +42,7 @@ def test_empty_datasets_are_refused(bad: dict[str, int]) -> None:
 
 @pytest.mark.parametrize(("noise", "mean", "power"), [("gaussian", 0.0, 1.0), ("rician", 1.2533, 2.0)])
 def test_background_holds_the_noise_and_nothing_else(noise: str, mean: float, power: float) -> None:
-    simulator = RelaxometrySimulator(size=(64, 64), whole_slice=True, protocol="N31", snr=(5.0, 5.0), noise=noise)
+    simulator = RelaxometrySimulator(size=(256, 48), whole_slice=True, protocol="N31", snr=(5.0, 5.0), noise=noise)
     batch = simulator.simulate(simulator.draw(split_generator(1), 2))
     sigma = 0.65 / 5.0
     empty = batch["label"]["parameters"][:, 0] == 0.0
