@@ -79,9 +79,9 @@ def ablation(
     )  # fmt: skip
     simulator = RelaxometrySimulator(device=bench.device, size=(patch, patch), anatomy=bench.anatomy)
     notes = [
-        f"SHORT trainings of {steps} steps each, same batches and same seed, so no statement about long ones; one seed. "
-        "Relative errors of T1 [%] on held-out heads at the means of table 1 with texture, Gaussian noise, N31. "
-        "seconds_per_step: of training, simulation included.",
+        f"SHORT trainings of {steps} steps each, same batches and same seed, so no statement about long ones; one "
+        "seed. Relative errors of T1 [%] on held-out heads at the means of table 1 with texture, Gaussian noise, "
+        "N31. seconds_per_step: of training, simulation included.",
     ]
     files: list[Path] = []
     for name, changes in tqdm(chosen.items(), desc="ablation"):

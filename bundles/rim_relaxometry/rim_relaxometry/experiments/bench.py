@@ -126,6 +126,8 @@ class Bench:
             source["weights"] = {"file": Path(self.weights).name, "sha256": sha256_file(self.weights)}
         source["notes"] = list(notes)
         source["targets"] = [plain(row) for row in targets]
+        if targets:
+            print(f"  {name}: {sum(row['met'] for row in targets)} of {len(targets)} targets met", flush=True)
         stem = Path(self.output_dir) / "results" / self.file_name(name)
         return write_table(stem, [plain(row) for row in rows], source)
 

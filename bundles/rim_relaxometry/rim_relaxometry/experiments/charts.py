@@ -69,6 +69,9 @@ def grouped_boxes(axis: Axes, boxes: Boxes, places: Sequence[str], limits: tuple
             capprops={"color": colour(method)},
         )  # fmt: skip
         drawn["boxes"][0].set_label(method)
+        flat = [(k, values[places[k]][2]) for k in at if values[places[k]][0] == values[places[k]][-1]]
+        if flat:  # a single value: no box to see
+            axis.plot([k + offset for k, _ in flat], [v for _, v in flat], "o", color=colour(method), ms=3.5)
     axis.axhline(0.0, color="#3c4654", lw=0.8)
     axis.set_xticks(range(len(places)), places)
     axis.set_xlim(-0.6, len(places) - 0.4)
@@ -84,8 +87,18 @@ def line(axis: Axes, method: str, x: Sequence[float], y: Sequence[float], style:
         axis.plot(*zip(*points, strict=True), style, color=colour(method), ms=4, lw=1.3, label=method)
 
 
+def log_axes(axis: Axes, x_ticks: Sequence[float], y_ticks: Sequence[float] | None = None) -> None:
+    """Logarithmic axes with plain numbers at the ticks given; without ``y_ticks`` the second stays linear."""
+    axis.set_xscale("log")
+    axis.set_xticks(list(x_ticks), [f"{x:g}" for x in x_ticks])
+    if y_ticks is not None:
+        axis.set_yscale("log")
+        axis.set_yticks(list(y_ticks), [f"{y:g}" for y in y_ticks])
+    axis.minorticks_off()
+
+
 def legend_below(figure: Figure, axis: Axes) -> None:
     """One legend for all panels, below them."""
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=6, fontsize=FONT, frameon=False)
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=8, fontsize=FONT, frameon=False)

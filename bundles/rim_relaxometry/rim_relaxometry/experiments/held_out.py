@@ -55,8 +55,8 @@ def held_out(
         rows += compare(bench, scenes[texture], protocol, level, noise_model, common, protocol == protocols[0])
     _add_ratios(bench, rows, protocols[0])
     notes = [
-        f"{n_brains} heads of the test split, whole slices; A at the means of table 1, {bench.parameter} of each tissue "
-        "drawn from it for each head; voxels with a tissue fraction above 0.9. Relative errors [%]. "
+        f"{n_brains} heads of the test split, whole slices; A at the means of table 1, {bench.parameter} of each "
+        "tissue drawn from it for each head; voxels with a tissue fraction above 0.9. Relative errors [%]. "
         + (
             f"B of each head 2 - |N(0, 0.2)| with a smooth variation of SD {SPREAD:g}. "
             if bench.parameter == "T1"
@@ -175,7 +175,8 @@ def _figure(bench: Bench, rows: Sequence[Row], first: str) -> Any:
             one = [r for r in chosen if r["method"] == "rim"]
             for column, style in (("bound", ":"), ("bound_b_known", "--")):
                 axis.plot([r["snr"] for r in one], [r[column] for r in one], style, color="black", lw=1, label=column)
-            axis.set(xscale="log", yscale="log", xlabel="SNR", ylabel=f"RMSE of {bench.parameter} [%]", ylim=(0.5, 300))
+            charts.log_axes(axis, sorted({r["snr"] for r in chosen}), (0.5, 1, 2, 5, 10, 20, 50, 100, 200))
+            axis.set(xlabel="SNR", ylabel=f"RMSE of {bench.parameter} [%]", ylim=(0.4, 300))
             axis.set_title(f"{tissue}, {noise_model}, {first}", fontsize=charts.FONT)
             charts.tidy(axis)
     charts.legend_below(figure, axes[0, 0])
@@ -208,7 +209,8 @@ def inversion_sweep(
         )  # fmt: skip
         rows += compare(bench, scene, "N31", level, noise_model, {"B": b, "noise": noise_model, "snr": level})
     notes = [
-        f"{n_brains} heads of the test split, tissues at the means of table 1 with texture, N31. Relative errors of T1 [%]."
+        f"{n_brains} heads of the test split, tissues at the means of table 1 with texture, N31. Relative errors of "
+        "T1 [%]."
     ]
     targets = [
         target(

@@ -71,7 +71,7 @@ def mle_method(name: str, parameter: str, b_mode: str, smoothness: float = 500.0
 
 
 def trivial_values(parameter: str) -> list[float]:
-    """Answer without data: means over the nine tissues of table 1 of A and of T1 or T2 [s]; of B, 2 - 0.2 sqrt(2/pi)."""
+    """Answer without data: means over the nine tissues of table 1 of A, T1 or T2 [s]; of B, 2 - 0.2 sqrt(2 / pi)."""
     means = TABLE[parameter][0]
     values = {
         "A": sum(TISSUE_A) / len(TISSUE_A),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import chi2
 from torch import Tensor
 from tqdm import tqdm
 
@@ -68,7 +69,7 @@ def noise(
     repetitions: int = 100,
     slow_repetitions: int = 10,
 ) -> list[Path]:
-    """Bias and variation of A, B and T over the noise levels; the standard errors of the same runs go to ``calibration``.
+    """Bias and variation of A, B and T over the noise levels; ``calibration`` uses the same runs.
 
     Args:
         bench: estimators and output folder.
@@ -95,10 +96,11 @@ def noise(
     bench.memory["calibration"] = calibration_rows
     notes = [
         "One held-out slice, tissues at the means of table 1, B of the slice drawn as 2 - |N(0, 0.2)|, protocol "
-        f"{protocol_of(bench)}. C repetitions; the MLEs with fewer, being slow. Quartiles are over voxels of the tissue "
-        "(fraction above 0.9), RMSE over voxels and repetitions with its interval over repetitions.",
+        f"{protocol_of(bench)}. C repetitions; the MLEs with fewer, being slow. Quartiles are over voxels of the "
+        "tissue (fraction above 0.9), RMSE over voxels and repetitions with its interval over repetitions.",
         "bound_cv is the median Cramer-Rao standard deviation over the truth of an unbiased voxelwise estimator, "
         "bound_cv_b_known the same with B known: no estimator that pools B over the image without bias goes below it.",
+        "A sample CV of C = 10 reads 4 % low in the median over voxels, of C = 100 not at all.",
         "The paper shows these quantities in its figure 2 without numbers.",
     ]
     return [*bench.write("noise", [*rows, *bench.absent()], notes), *files]
@@ -125,13 +127,14 @@ def calibration(
                     common = {"noise": noise_model, "snr": level, "method": method.name, "C": len(found.estimates)}
                     rows += _calibration_rows(bench, scene, found, common) if method.has_errors else []
     notes = [
-        "ratio: median over voxels of the mean standard error over the Monte-Carlo standard deviation, 1 if calibrated. "
+        "ratio: median over voxels of the mean standard error over the Monte-Carlo standard deviation (its median made "
+        "unbiased for C repetitions), 1 if calibrated. "
         "coverage_95: share of estimates within 1.96 standard errors of the truth; it includes bias. z_robust_sd: "
         "robust SD of error over standard error.",
     ]
     targets = [
         target(
-            f"standard error of the RIM over Monte-Carlo SD in {r['tissue']}, SNR {r['snr']:g}, {r['noise']}: within 25 %",
+            f"RIM standard error over Monte-Carlo SD, off 1 by: {r['tissue']}, SNR {r['snr']:g}, {r['noise']}",
             abs(r["ratio"] - 1.0), 0.25,
         )
         for r in rows
@@ -210,7 +213,10 @@ def _noise_rows(bench: Bench, scene: Scene, found: Repeats, common: Row, bounds:
 
 def _calibration_rows(bench: Bench, scene: Scene, found: Repeats, common: Row) -> list[Row]:
     rows = []
-    spread, stated = found.estimates.double().std(0), found.errors.double().mean(0)
+    # A sample standard deviation of few repetitions is too small in the median over voxels.
+    few = len(found.estimates) - 1
+    spread = found.estimates.double().std(0) * (few / float(chi2.ppf(0.5, few))) ** 0.5
+    stated = found.errors.double().mean(0)
     deviation = found.estimates.double() - scene.parameters[0]
     for q, name in enumerate(bench.names):
         for region in REGIONS:
@@ -276,7 +282,8 @@ def _calibration_figure(bench: Bench, rows: Sequence[Row]) -> Figure:
                 points = [(r["snr"], r["ratio"]) for r in chosen if r["method"] == method]
                 charts.line(axis, method, [p[0] for p in points], [p[1] for p in points])
             axis.axhline(1.0, color="black", lw=0.8, ls="--")
-            axis.set(xscale="log", yscale="log", xlabel="SNR", ylabel="standard error / Monte-Carlo SD")
+            charts.log_axes(axis, sorted({r["snr"] for r in chosen}), (0.25, 0.5, 1, 2, 4, 8))
+            axis.set(xlabel="SNR", ylabel="standard error / Monte-Carlo SD", ylim=(0.2, 12))
             axis.set_title(f"{bench.parameter} in {tissue}, {noise_model}", fontsize=charts.FONT)
             charts.tidy(axis)
     charts.legend_below(figure, axes[0, 0])

@@ -90,14 +90,18 @@ def phantom(bench: Bench) -> list[Path]:
         ]:
             found = _sphere_rows(bench, plate, method, masks)
             rows += found
-            summaries.append(_summary(bench.parameter, plate, method.name, found, counted) | placed)
+            summaries.append(_summary(bench.parameter, plate.name, method.name, found, counted) | placed)
+    summaries += _pooled(bench.parameter, rows)
     low, high = RANGES[bench.parameter]
     notes = [
-        "ISMRM/NIST system phantom, 1.5 T, real DICOM data; nominal values of its makers. Discs of 3 mm; estimates of the "
-        "whole image with the Rician likelihood and, for T1, with TR. error: of the disc's median; sd: over its voxels.",
-        f"Spheres of {low:g} to {high:g} ms count. bound: Cramer-Rao bound at the method's own estimate and residual noise.",
-        "The given centres are moved rigidly (at most 10 pixels, 10 degrees) to where the discs are most homogeneous: on "
-        "plate 5 of site 3 they lie on the walls of the spheres. inhomogeneity is the mean SD over mean in the discs.",
+        "ISMRM/NIST system phantom, 1.5 T, real DICOM data; nominal values of its makers. Discs of 3 mm; estimates "
+        "of the whole image with the Rician likelihood and, for T1, with TR. error: of the disc's median; sd: over "
+        "its voxels.",
+        f"Spheres of {low:g} to {high:g} ms count. bound: Cramer-Rao bound at the method's own estimate and residual "
+        "noise.",
+        "The given centres are moved rigidly (at most 10 pixels, 10 degrees) to where the discs are most "
+        "homogeneous: on plate 5 of site 3 they lie on the walls of the spheres. inhomogeneity is the mean SD over "
+        "mean in the discs.",
         "Plates 4 of T2: the first echo is left out and stimulated echoes still raise T2 by 10 to 20 %: no target. "
         "The paper's values are of its own phantom scans.",
         *[f"{row['method']}: {row['note']}" for row in bench.absent()],
@@ -143,7 +147,7 @@ def read_plate(folder: Path, series: str, parameter: str, skip_first: int) -> Pl
 def convert(dicom: Path, output: Path) -> None:
     """DICOM to NIfTI with sidecars by dcm2niix."""
     try:
-        import dcm2niix  # an extra: only this experiment needs it
+        import dcm2niix  # type: ignore[import-untyped]  # an extra: only this experiment needs it
     except ImportError as error:
         raise QMRIError(
             field="dcm2niix", found="not installed", expected="the package dcm2niix, which holds the program",
@@ -174,8 +178,8 @@ def refine_centres(image: Array, centres: Array, radius: float, seed: int) -> tu
         seed: of the search.
 
     Returns:
-        Centres ``[n, 2]``; the motion (rows, columns [pixels], rotation [degrees]); the mean of SD over mean in the discs
-        at the given and at the refined centres.
+        Centres ``[n, 2]``; the motion (rows, columns [pixels], rotation [degrees]); the mean of SD over mean in the
+        discs at the given and at the refined centres.
     """
     middle = centres.mean(0)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 7)] * 2, indexing="ij"), -1).reshape(-1, 2)
@@ -225,12 +229,24 @@ def _sphere_rows(bench: Bench, plate: Plate, method: Method, masks: Sequence[Ten
     return rows
 
 
-def _summary(parameter: str, plate: Plate, method: str, rows: Sequence[Row], counted: bool) -> Row:
+def _pooled(parameter: str, rows: Sequence[Row]) -> list[Row]:
+    """Summaries over all series that the targets are about, where there are several."""
+    counted = [series for series, _, applies in SERIES[parameter] if applies]
+    if len(counted) < 2:
+        return []
+    chosen = [row for row in rows if row["series"] in counted]
+    return [
+        _summary(parameter, "all", method, [row for row in chosen if row["method"] == method], True)
+        for method in dict.fromkeys(row["method"] for row in chosen)
+    ]
+
+
+def _summary(parameter: str, series: str, method: str, rows: Sequence[Row], counted: bool) -> Row:
     low, high = RANGES[parameter]
     inside = [row for row in rows if low <= row["nominal_ms"] <= high]
     errors = np.array([abs(row["error"]) for row in inside])
     return {
-        "series": plate.name, "method": method, "spheres": len(inside), "median_abs_error": float(np.median(errors)),
+        "series": series, "method": method, "spheres": len(inside), "median_abs_error": float(np.median(errors)),
         "mean_abs_error": float(errors.mean()), "max_abs_error": float(errors.max()),
         "median_error": float(np.median([row["error"] for row in inside])),
         "median_sd": float(np.median([row["sd"] for row in inside])), "targets_apply": counted,

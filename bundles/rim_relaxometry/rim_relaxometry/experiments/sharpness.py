@@ -82,10 +82,11 @@ def sharpness(bench: Bench, lines: int = 20, snr: tuple[float, ...] = (10, 30), 
             boxes.setdefault(method, {})[f"{level:g}"] = quantiles(torch.as_tensor(found))
             rows.append(_row(bench, level, repetitions, method, found, true_slopes, slopes))
     notes = [
-        "Slope of a sigmoid [1/pixel] along lines across the GM/WM boundary of a simulated slice without texture, Rician "
-        "noise, N31; for each line the median over the scans. ratio_to_truth: median over the lines of the slope over that "
-        "of the true map, below 1 where a method blurs. p_...: paired t-tests over the lines.",
-        "The paper: real scans, 20 lines drawn by hand, no significant difference between methods; it gives no numbers.",
+        "Slope of a sigmoid [1/pixel] along lines across the GM/WM boundary of a simulated slice without texture, "
+        "Rician noise, N31; for each line the median over the scans. ratio_to_truth: median over the lines of the "
+        "slope over that of the true map, below 1 where a method blurs. p_...: paired t-tests over the lines.",
+        "The paper: real scans, 20 lines drawn by hand, no significant difference between methods; it gives no "
+        "numbers.",
     ]
     figure = charts.new_figure(5.5, 3.2)
     axis = figure.subplots()
@@ -127,7 +128,8 @@ def _row(
     low, median, high = quantiles(torch.as_tensor(found), (0.25, 0.5, 0.75))
     row: Row = {
         "snr": level, "method": method, "lines": len(found), "scans": repetitions, "slope_q1": low,
-        "slope_median": median, "slope_q3": high, "true_slope_median": _median(truth), **interval("ratio_to_truth", middle),
+        "slope_median": median, "slope_q3": high, "true_slope_median": _median(truth),
+        **interval("ratio_to_truth", middle),
         "fits_failed": int((~np.isfinite(found)).sum()), "p_against_truth": paired(found, truth)[1],
     }  # fmt: skip
     for rival in ("mle_voxelwise", "mle_smooth"):

@@ -157,9 +157,10 @@ def structures(
                 samples[method.name, structure.name, region] = drawn
     notes = [
         "One held-out slice, Gaussian noise, N31. bias: median over the pixels of the relative bias [%] over C "
-        "repetitions; its SD is over the repetitions of the region's mean error. p_bias: Welch's test of the region's mean "
-        "error in E1 against E2, of independent noise. p_cv: the same of its absolute deviation from the median (Brown and "
-        "Forsythe). The paper tests per pixel; a point has one pixel, so here the samples are repetitions.",
+        "repetitions; its SD is over the repetitions of the region's mean error. p_bias: Welch's test of the "
+        "region's mean error in E1 against E2, of independent noise. p_cv: the same of its absolute deviation from "
+        "the median (Brown and Forsythe). The paper tests per pixel; a point has one pixel, so here the samples are "
+        "repetitions.",
         "The MLEs have fewer repetitions, so less power to find a difference. Lesions: see the table lesions.",
     ]
     files = bench.write("structures", [*rows, *bench.absent()], notes)
@@ -220,8 +221,9 @@ def _lesions(bench: Bench, plain: Scene, snr: Sequence[float], counts: tuple[int
                     **interval("contrast_kept", mean), "sd_of_one_scan": float(kept.std()),
                 })  # fmt: skip
     notes = [
-        f"Discs of T1 {HYPER:g} s in white matter of {plain.parameters[0, 2][discs[0].neighbours].mean():.2f} s; contrast: "
-        "mean in the disc less the mean of the ring 2 to 4 pixels around it, over the true one. Gaussian noise, N31.",
+        f"Discs of T1 {HYPER:g} s in white matter of {plain.parameters[0, 2][discs[0].neighbours].mean():.2f} s; "
+        "contrast: mean in the disc less the mean of the ring 2 to 4 pixels around it, over the true one. Gaussian "
+        "noise, N31.",
     ]
     return bench.write("lesions", [*rows, *bench.absent()], notes)
 
@@ -241,31 +243,41 @@ def _contrast(estimates: Tensor, truth: Tensor, disc: Tensor) -> Tensor:
 def _figure(
     scenes: Mapping[str, Scene], placed: Sequence[Structure], maps: Mapping[str, Tensor], samples: Mapping[Any, Any]
 ) -> Figure:
-    figure = charts.new_figure(13.0, 9.0)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.0, 1.35))
+    figure = charts.new_figure(12.0, 10.0)
+    grid = figure.add_gridspec(2, 1, height_ratios=(1.0, 1.1))
+    upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     _images(upper, scenes["E2"].parameters[0, 2], placed, maps)
     axes = lower.subplots(2, 2, squeeze=False)
-    places = [f"{structure.name}\n{scenario}" for structure in placed for scenario in ("E1", "E2")]
-    for row, (key, label) in enumerate((("mean", "relative error of the region [%]"), ("cv", "CV of its pixels [%]"))):
+    places = [_label(structure, scenario) for structure in placed for scenario in ("E1", "E2")]
+    for row, (key, label) in enumerate((("mean", "error of each scan [%]"), ("cv", "CV of the pixels [%]"))):
         for column, region in enumerate(("structure", "neighbourhood")):
             boxes = {
                 method: {
-                    f"{s.name}\n{scenario}": quantiles(torch.as_tensor(samples[method, s.name, region][f"{scenario} {key}"]))
+                    _label(s, scenario): _quantiles_of(samples[method, s.name, region][f"{scenario} {key}"])
                     for s in placed for scenario in ("E1", "E2")
                 }
                 for method in maps
             }  # fmt: skip
-            charts.grouped_boxes(axes[row, column], boxes, places, (-40, 60) if key == "mean" else (0, 60))
+            charts.grouped_boxes(axes[row, column], boxes, places, (-40, 100) if key == "mean" else (0, 60))
             axes[row, column].set_ylabel(label, fontsize=charts.FONT)
             axes[row, column].set_title(region, fontsize=charts.FONT)
     charts.legend_below(figure, axes[0, 0])
     return figure
 
 
+def _quantiles_of(values: Array) -> list[float]:
+    return quantiles(torch.as_tensor(values))
+
+
+def _label(structure: Structure, scenario: str) -> str:
+    kind, _, which = structure.name.partition("_")
+    return f"{which}\n{kind} {scenario}"
+
+
 def _images(figure: Any, truth: Tensor, placed: Sequence[Structure], maps: Mapping[str, Tensor]) -> None:
     """Truth and mean estimates around each structure, one row of images for each."""
     names = ["truth", *maps]
-    axes = figure.subplots(len(placed), len(names), squeeze=False)
+    axes = figure.subplots(len(placed), len(names), squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
     for line_of, structure in zip(axes, placed, strict=True):
         row, column = (int(x.double().mean()) for x in structure.pixels.nonzero().T)
         box = (slice(max(0, row - 8), row + 9), slice(max(0, column - 8), column + 9))
