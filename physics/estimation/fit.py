@@ -34,8 +34,9 @@ class Fit:
         standard_errors: their standard errors ``[Q, *shape]``; infinite where the data do not determine them.
         residual: data - model ``[N, *shape]``.
         sigma: noise standard deviation, given or estimated; broadcastable to ``[*shape]``.
-        chi2: reduced chi-square ``[*shape]``, about 1 where the model explains the data; 0 if N = Q.
-        converged: whether the optimum was reached ``[*shape]``.
+        chi2: reduced chi-square ``[*shape]``, about 1 where the model explains the data; 0 if as many parameters as
+            images are fitted.
+        converged: whether the optimum was reached ``[*shape]``, that of B included.
     """
 
     parameters: Tensor
@@ -189,6 +190,11 @@ def _errors(model: SignalModel, data: Tensor, parameters: Tensor, noise: str, va
     return result
 
 
+def _as_images(shape: torch.Size) -> tuple[int, int, int]:
+    """Shape ``(images, H, W)`` of a stack whose images are its last two axes; fewer axes are one row of one image."""
+    return (math.prod(shape[:-2]), shape[-2], shape[-1]) if len(shape) >= 2 else (1, 1, math.prod(shape))
+
+
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     """Values ``[..., V]`` of the voxels in the mask as ``[..., *shape]``, zero elsewhere."""
     full = torch.zeros((*values.shape[:-1], mask.numel()), dtype=values.dtype, device=values.device)
@@ -196,10 +202,19 @@ def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     return full.reshape((*values.shape[:-1], *mask.shape))
 
 
-def _sigma_of_voxels(sigma: Tensor | float, data: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Given sigma as a tensor, and its values at the voxels in the mask ``[V]``."""
+def _noise_level(
+    model: SignalModel, data: Tensor, mask: Tensor, sigma: Tensor | float | None, limits: Limits, noise: str
+) -> tuple[Tensor, Tensor]:
+    """Sigma as given or estimated, broadcastable to ``[*shape]``, and its values at the voxels in the mask ``[V]``."""
+    shape = data.shape[1:]
+    if sigma is None:
+        images = mask.reshape(_as_images(shape)).nonzero()[:, 0]
+        levels = _estimate_sigmas(model, data[:, mask], images, _as_images(shape)[0], limits, noise)
+        return levels.reshape(*shape[:-2], 1, 1) if len(shape) >= 2 else levels[0], levels[images]
     given = torch.as_tensor(sigma, dtype=data.dtype, device=data.device)
-    voxels = given.expand(data.shape[1:])[mask]
+    if given.ndim > len(shape) or any(g not in (1, n) for g, n in zip(given.shape[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"sigma must be broadcastable to {tuple(shape)}, got shape {tuple(given.shape)}")
+    voxels = given.expand(shape)[mask]
     if not bool(((voxels > 0) & torch.isfinite(voxels)).all()):
         raise ValueError("sigma must be positive and finite inside the mask")
     return given, voxels
@@ -250,38 +265,28 @@ def fit(
     """
     mask = _check(model, data, mask, noise, b_mode)
     limits = _bounds(model, bounds)
-    shape = data.shape[1:]
-    stack = (math.prod(shape[:-2]), *shape[-2:]) if len(shape) >= 2 else (1, 1, mask.numel())
-    values = data.detach()[:, mask]
-    images = mask.reshape(stack).nonzero()[:, 0]
-    if sigma is None:
-        of_image = _estimate_sigmas(model, values, images, stack[0], limits, noise)
-        given = of_image.reshape(*shape[:-2], 1, 1) if len(shape) >= 2 else of_image[0]
-        voxel_sigma = of_image[images]
-    else:
-        given, voxel_sigma = _sigma_of_voxels(sigma, data, mask)
-    units = values / voxel_sigma
-    variance_b = None
+    if not smoothness > 0:
+        raise ValueError(f"smoothness must be positive, got {smoothness}")
+    data = data.detach()
+    given, sigma_of = _noise_level(model, data, mask, sigma, limits, noise)
+    units = data[:, mask] / sigma_of
+    n_free, variance_b = len(model.parameter_names), None
     if b_mode == "voxelwise" or "B" not in model.parameter_names or units.shape[1] == 0:
         parameters, converged = _fit_voxelwise(model, units, limits, noise, 30 if iterations is None else iterations)
     else:
-        problem = FieldProblem(model, units, _without_bias(units, noise), mask.reshape(stack), limits, noise)
+        stack = mask.reshape(_as_images(mask.shape))
+        problem = FieldProblem(model, units, _without_bias(units, noise), stack, limits, noise)
         weight = smoothness if b_mode == "smooth" else None
         result = fit_field(problem, weight, 10 if iterations is None else iterations)
         parameters, converged, variance_b = result.parameters, result.converged, result.variance
+        n_free -= 1  # nearly all of B is determined by the other voxels
     errors = _errors(model, units, parameters, noise, variance_b)
-    chi2, signal = torch.empty_like(units[0]), torch.empty_like(units)
+    chi2, residual = torch.zeros_like(units[0]), torch.empty_like(units)
     for part in chunks(units.shape[1]):
-        chi2[part] = _pearson(model, units[:, part], parameters[:, part], noise)
-        signal[:, part] = model(*parameters[:, part])
-    chi2 = chi2 / (len(data) - len(parameters)) if len(data) > len(parameters) else torch.zeros_like(chi2)
-    for rows in (parameters, errors):
-        rows[0] *= voxel_sigma
-    return Fit(
-        parameters=_scatter(parameters, mask),
-        standard_errors=_scatter(errors, mask),
-        residual=_scatter(values - signal * voxel_sigma, mask),
-        sigma=given,
-        chi2=_scatter(chi2, mask),
-        converged=_scatter(converged, mask),
-    )
+        if len(units) > n_free:
+            chi2[part] = _pearson(model, units[:, part], parameters[:, part], noise) / (len(units) - n_free)
+        residual[:, part] = units[:, part] - model(*parameters[:, part])
+    for rows in (parameters[:1], errors[:1], residual):
+        rows *= sigma_of
+    parameters, errors, residual, chi2 = (_scatter(rows, mask) for rows in (parameters, errors, residual, chi2))
+    return Fit(parameters, errors, residual, given, chi2, _scatter(converged, mask))

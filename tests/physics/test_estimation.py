@@ -285,6 +285,8 @@ def test_as_many_images_as_parameters_can_be_fitted_if_sigma_is_given():
         ({"mask": torch.ones(4, 3, dtype=torch.bool)}, "mask"),
         ({"mask": torch.ones(4, 4)}, "mask"),
         ({"sigma": 0.0}, "sigma"),
+        ({"sigma": torch.ones(3)}, "sigma"),
+        ({"smoothness": 0.0}, "smoothness"),
         ({"bounds": {"T2": (0.1, 1.0)}}, "bounds"),
         ({"bounds": {"T1": (1.0, 0.5)}}, "bounds"),
         ({"bounds": {"A": (0.0, 1.0)}}, "bounds"),
