@@ -71,19 +71,26 @@ def _with_channels(data_format: Mapping[str, Any], times: Sequence[float], name:
 
 def provenance(record: Mapping[str, Any]) -> Row:
     """The entry of a file of weights; ``commit`` is the plain one, changes beyond it are told beside it."""
-    seconds = record.get("seconds")
-    time = f", {seconds / 60:.0f} minutes" if seconds else ""
     entry: Row = {
         "sha256": record["sha256"],
         "seed": record["seed"],
         "commit": record["commit"].removesuffix("-dirty"),
         "recipe": record["recipe"],
-        "hardware": f"{record['hardware']}{time}",
+        "hardware": f"{record['hardware']}, {wall_time(record)}",
         "network": record["network"],
     }
     if record["commit"].endswith("-dirty"):
         entry["uncommitted_changes"] = True
     return entry
+
+
+def wall_time(record: Mapping[str, Any]) -> str:
+    """How long a training took, in words; a run that was tracked only in part says so."""
+    if not record["seconds"]:
+        return "time not recorded"
+    text = f"{record['seconds'] / 60:.0f} minutes"
+    timed, epochs = record["epochs_timed"], record["epochs"]
+    return text if timed == epochs else f"{text} for {timed} of {epochs} epochs"
 
 
 def eval_metrics(results: Results) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def overlays(bundle: Bundle) -> Iterator[Fault]:
                 yield Fault(f"configs/{name}", "_overlay_of_", f"names {base}, which is not there", "name its base")
         known = [base for base in bases if base in bundle.configs]
         for id in unknown_keys(bundle, name, known) if known else []:
-            cure = f"spell it as in {' or '.join(known)}, or say in \"_overlay_of_\" what the overlay lies on"
+            cure = f'spell it as in {" or ".join(known)}, or say in "_overlay_of_" what the overlay lies on'
             yield Fault(f"configs/{name}", id, f"is not in {' or '.join(known)}", cure)
 
 

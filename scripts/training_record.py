@@ -39,6 +39,7 @@ class Run:
         commit: commit of the sources, "-dirty" appended where they differed from it.
         hardware: the machine in words.
         seconds: wall time; None where nothing tells it.
+        timed: number of epochs it is the time of; None for all.
         values: plain values at the top of the executed configuration.
         best: lowest validation metric by name.
     """
@@ -47,6 +48,7 @@ class Run:
     commit: str
     hardware: str
     seconds: float | None
+    timed: int | None
     values: dict[str, Any]
     best: dict[str, float]
 
@@ -86,6 +88,7 @@ def register(run_dir: Path, bundle_dir: Path, name: str, given: Mapping[str, Any
         "recipe": recipe(bundle, training, run.values),
         "hardware": run.hardware,
         "seconds": run.seconds,
+        "epochs_timed": run.timed or epochs,
         "epochs": epochs,
         "steps": steps,
         "best_validation": run.best,
@@ -178,10 +181,8 @@ def _run(run_dir: Path, given: Mapping[str, Any], defaults: dict[str, Any]) -> R
     if missing:
         options = ", ".join(f"--{key}" for key in missing)
         raise RecordError(f"{run_dir} does not tell {', '.join(missing)}: give {options}")
-    return Run(
-        int(found["seed"]), str(found["commit"]), str(found["hardware"]), found["seconds"], found["values"],
-        found["best"],
-    )  # fmt: skip
+    known = {key: found[key] for key in ("seconds", "timed", "values", "best")}
+    return Run(seed=int(found["seed"]), commit=str(found["commit"]), hardware=str(found["hardware"]), **known)
 
 
 def _from_mlflow(run_dir: Path, defaults: dict[str, Any]) -> dict[str, Any] | None:
@@ -197,12 +198,15 @@ def _from_mlflow(run_dir: Path, defaults: dict[str, Any]) -> dict[str, Any] | No
     values = defaults | {key: _as_recorded(text, defaults.get(key)) for key, text in recorded.items()}
     # The epochs' own times leave out the pause before a run was resumed.
     epochs = [item.value for item in client.get_metric_history(run.info.run_id, "epoch_seconds")]
+    from shared_transforms.tracking.config import user_values
+
     return {
         "seed": _as_recorded(parameters.get("seed"), None),
         "commit": parameters.get("commit"),
         "hardware": _machine({key.partition(".")[2]: value for key, value in parameters.items() if "hardware." in key}),
         "seconds": sum(epochs) or None,
-        "values": {key: value for key, value in values.items() if key not in PATHS},
+        "timed": len(epochs),
+        "values": {key: value for key, value in user_values(values).items() if key not in PATHS},
         "best": {key.removeprefix("best_"): value for key, value in metrics.items() if key.startswith("best_")},
     }
 
@@ -233,6 +237,7 @@ def _from_log(run_dir: Path, log: Path | None, defaults: dict[str, Any]) -> dict
     return {
         "seed": defaults.get("seed"),
         "seconds": (stamps[-1] - stamps[0]).total_seconds() if stamps else None,
+        "timed": None,
         "values": defaults,
         "best": {best[-1][1]: float(best[-1][2])} if best else {},
     }

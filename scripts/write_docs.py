@@ -20,7 +20,7 @@ from typing import Any
 
 import jinja2
 from bundle_files import REPOSITORY, Bundle, read_bundle
-from bundle_metadata import filled
+from bundle_metadata import filled, wall_time
 from docs_results import Results, markdown, method_name, number, pivot
 from training_record import RecordError, register
 
@@ -40,7 +40,7 @@ def environment(bundle: Bundle, results: Results) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # the documents are Markdown
     )
-    found.filters |= {"number": number, "method": method_name}
+    found.filters |= {"number": number, "method": method_name, "wall_time": wall_time}
     found.globals |= {
         "tables": results.tables,
         "trainings": results.trainings,
