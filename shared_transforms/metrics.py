@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
-from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 __all__ = [
@@ -187,7 +186,9 @@ def _median(values: Tensor, dim: int) -> Tensor:
 
 
 def _from_dictionaries(output: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    return output[CommonKeys.PRED], output[CommonKeys.LABEL]
+    return output["pred"], output[
+        "label"
+    ]  # monai.utils.enums.CommonKeys, without the seconds that monai takes to import
 
 
 class _MaskedMetric(Metric):
