@@ -53,7 +53,7 @@ def _row(figure: Any, axes: list[Any], scan: Scan, folder: Path) -> None:
     gray, top = colour_map("A", "map"), float(np.percentile(scan.series[:, mask], 99.5))
     for axis, number in zip(axes, SHOWN[scan.parameter], strict=False):
         show_slice(axis, middle(scan.series[number]), 0.0, top, gray)
-        axis.set_title(f"{name} {1000 * scan.times[number]:.0f} ms", fontsize=FONT)
+        axis.set_title(f"{name} {1000 * scan.times[number]:g} ms", fontsize=FONT)
     low, high = RANGE_S[scan.parameter]
     colours = colour_map(scan.parameter, "map")
     shown = [middle(np.where(mask, volume, np.nan)) for volume in (estimate, scan.truth)]
