@@ -53,8 +53,10 @@ class Run:
     best: dict[str, float]
 
 
-def register(run_dir: Path, bundle_dir: Path, name: str, given: Mapping[str, Any] | None = None) -> Path:
-    """Copy the best weights of a run to ``models/<name>`` and write ``docs/results/training_<stem>.json``.
+def register(
+    run_dir: Path, bundle_dir: Path, name: str, given: Mapping[str, Any] | None = None, epoch: int | None = None
+) -> Path:
+    """Copy the best weights of a run, or those of an epoch, to ``models/<name>`` and write ``docs/results/training_<stem>.json``.
 
     Args:
         run_dir: output_dir of the training: ``checkpoints/model.pt``, ``checkpoints/checkpoint_epoch=N.pt``, and the
@@ -62,6 +64,7 @@ def register(run_dir: Path, bundle_dir: Path, name: str, given: Mapping[str, Any
         bundle_dir: the bundle's folder.
         name: name of the weights, the one a config of the bundle loads.
         given: ``seed``, ``commit``, ``hardware`` and ``log`` for a run without a record; they win over it.
+        epoch: epoch whose weights are shipped, one of the checkpoints kept; None for the best.
 
     Returns:
         The record.
@@ -74,7 +77,8 @@ def register(run_dir: Path, bundle_dir: Path, name: str, given: Mapping[str, Any
     bundle = read_bundle(bundle_dir)
     overlays = network_configs(bundle, name)
     training = ["train.json", *overlays[1:]]
-    content, count = _weights(run_dir / "checkpoints" / "model.pt")
+    file = "model.pt" if epoch is None else f"checkpoint_epoch={epoch}.pt"
+    content, count = _weights(run_dir / "checkpoints" / file)
     epochs, steps = _progress(run_dir / "checkpoints")
     known = {key: value for key, value in (given or {}).items() if value is not None}
     run = _run(run_dir, known, _plain_values(bundle, training))
@@ -90,6 +94,7 @@ def register(run_dir: Path, bundle_dir: Path, name: str, given: Mapping[str, Any
         "seconds": run.seconds,
         "epochs_timed": run.timed or epochs,
         "epochs": epochs,
+        "shipped_epoch": "best" if epoch is None else epoch,
         "steps": steps,
         "best_validation": run.best,
         "values": run.values,
@@ -152,9 +157,11 @@ def _weights(path: Path) -> tuple[bytes, int]:
         raise RecordError(f"{path} is not there: give the output_dir of a training")
     content = path.read_bytes()
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if "network" in state:  # a checkpoint of the whole training
+        content, state = b"", state["network"]
     kept = {key: value for key, value in state.items() if not key.startswith(DISPENSABLE)}
     count = sum(value.numel() for value in kept.values())
-    if len(kept) == len(state):
+    if content and len(kept) == len(state):
         return content, count
     buffer = io.BytesIO()
     torch.save(kept, buffer)

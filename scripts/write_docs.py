@@ -123,6 +123,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="write nothing, fail where a document is out of date")
     parser.add_argument("--register-weights", type=Path, metavar="RUN_DIR", help="output_dir of a training")
     parser.add_argument("--as", dest="name", metavar="FILE", help="model.pt, model_t2.pt or resnet.pt")
+    parser.add_argument("--epoch", type=int, help="ship the weights of this epoch instead of the best")
     record = parser.add_argument_group("for a run that was not tracked (they win over its record)")
     record.add_argument("--seed", type=int)
     record.add_argument("--commit", help="of the sources it ran with")
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.register_weights is not None:
         given: dict[str, Any] = {key: getattr(options, key) for key in ("seed", "commit", "hardware", "log")}
         try:
-            print(register(options.register_weights, options.bundle, options.name, given))
+            print(register(options.register_weights, options.bundle, options.name, given, options.epoch))
         except RecordError as error:
             print(f"not registered: {error}", file=sys.stderr)
             return 1

@@ -103,3 +103,14 @@ def test_protocols() -> None:
 def test_unknown_choices_are_refused(bad: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="must be one of"):
         RelaxometrySimulator(**bad)
+
+
+def test_a_protocol_of_ones_own() -> None:
+    own = {"times": (0.1, 0.4, 1.1), "repetition_time": 3.0, "protocol": "given"}
+    simulator = RelaxometrySimulator(size=(16, 16), **own)
+    batch = simulator.simulate(simulator.draw(split_generator(9), 2))
+    assert batch["image"].shape == (2, 3, 16, 16)
+    assert torch.allclose(batch["acquisition"]["times"], torch.tensor([0.1, 0.4, 1.1]))
+    assert torch.equal(batch["acquisition"]["repetition_time"], torch.full((3,), 3.0))
+    with pytest.raises(ValueError, match="longer than every inversion time"):
+        RelaxometrySimulator(size=(16, 16), **(own | {"repetition_time": 1.0}))

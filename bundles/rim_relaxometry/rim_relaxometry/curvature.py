@@ -34,6 +34,31 @@ def neighbourhood_mean(x: Tensor, log_information: Tensor, width: int) -> Tensor
     return box_mean(weight * x, width) / box_mean(weight, width).clamp(min=1e-6)
 
 
+def residual_variance(squared: Tensor, energy: Tensor, degrees: int) -> Tensor:
+    """Noise variance of each image from its residuals, in spite of voxels that the model does not explain.
+
+    A geometric mean over the voxels, weighted by their energy: bright voxels say most about the noise of tissue, and
+    a logarithm bounds what a misfit can do. In a second pass voxels far above the first mean lose their weight.
+
+    Args:
+        squared: sum of squared residuals over ``degrees``, ``[batch, H, W]``.
+        energy: mean squared signal, ``[batch, H, W]``.
+        degrees: degrees of freedom k of a voxel; the logarithm of its mean square is low by log(k/2) - digamma(k/2).
+
+    Returns:
+        Variance ``[batch, 1, 1]``.
+    """
+    half = torch.tensor(0.5 * degrees)
+    offset = float(torch.log(half) - torch.digamma(half))
+    log_squared = torch.log(squared.clamp(min=1e-12))
+    weight = energy
+    for _ in range(2):
+        total = weight.sum((-2, -1), keepdim=True).clamp(min=1e-12)
+        mean = (weight * log_squared).sum((-2, -1), keepdim=True) / total + offset
+        weight = energy / (1.0 + (0.2 * torch.exp(log_squared - mean)).square())
+    return torch.exp(mean).clamp(min=1e-8)
+
+
 @dataclass
 class Likelihood:
     """Likelihood of the data at one estimate, in the working domain.
@@ -70,10 +95,9 @@ def evaluate_likelihood(
     sign = torch.sign(signal)
     residual = data - signal * sign
     energy = data.square().mean(0)
-    squared = residual.square().sum(0) / max(model.n_images - 2, 1)
-    # Bright voxels say most about the noise of tissue; background is neither Gaussian nor of interest.
-    variance = (energy * squared).sum((-2, -1), keepdim=True) / energy.sum((-2, -1), keepdim=True).clamp(min=1e-12)
-    variance = variance.clamp(min=1e-8)
+    degrees = max(model.n_images - 2, 1)
+    squared = residual.square().sum(0) / degrees
+    variance = residual_variance(squared, energy, degrees)
     if rician:
         residual = data * bessel_ratio(data * signal * sign / variance) - signal * sign
     columns = [derivative * (sign * scale) for derivative, scale in zip(derivatives, jacobian_scale, strict=True)]

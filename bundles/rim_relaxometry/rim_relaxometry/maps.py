@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d
 
 from shared_transforms.io import ParameterMap
 
+from .curvature import residual_variance
 from .network import BOUNDS, PARAMETERS, make_signal_model
 
 UNITS = {"A": "arbitrary", "B": "1", "T1": "s", "T2": "s"}
@@ -27,7 +28,7 @@ UNEXPLAINED_CHI2 = 3.0
 
 
 def noise_deviation(image: Tensor, signal: Tensor, parameters: int) -> Tensor:
-    """Noise standard deviation of a series from its residual, weighted by the energy of the voxels.
+    """Noise standard deviation of a series from its residual, robust against voxels that the model does not explain.
 
     Args:
         image: measured series ``[N, ...]``.
@@ -37,9 +38,16 @@ def noise_deviation(image: Tensor, signal: Tensor, parameters: int) -> Tensor:
     Returns:
         Scalar, in the unit of the series.
     """
-    energy = image.square().mean(0)
-    squared = (image - signal).square().sum(0) / max(image.shape[0] - parameters, 1)
-    return ((energy * squared).sum() / energy.sum().clamp(min=1e-30)).sqrt()
+    degrees = max(image.shape[0] - parameters, 1)
+    squared = (image - signal).square().sum(0) / degrees
+    scale = image.square().mean().clamp(min=1e-30)
+    voxels = (1, 1, -1)
+    return (
+        scale
+        * residual_variance(
+            (squared / scale).reshape(voxels), (image.square().mean(0) / scale).reshape(voxels), degrees
+        )
+    )[0, 0, 0].sqrt()
 
 
 def signal_mask(image: Tensor, sigma: Tensor) -> Tensor:

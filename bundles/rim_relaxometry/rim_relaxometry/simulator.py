@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +78,9 @@ class RelaxometrySimulator:
         whole_slice: whole head slices instead of patches.
         noise: ``"gaussian"``, ``"rician"`` or ``"both"``, drawn for each batch.
         snr: lowest and highest signal-to-noise ratio (0.65 / sigma), log-uniform; one value twice fixes it.
-        protocol: name of a protocol of :mod:`.protocols`, or ``"random"``.
+        protocol: name of a protocol of :mod:`.protocols`, ``"random"``, or ``"given"`` for the next two.
+        times: inversion or echo times [s] of the protocol ``"given"``.
+        repetition_time: its TR [s], one value or one for each image; None for full recovery.
         phantom_share: share of samples that are discs instead of heads.
         free_share: share of tissues whose relaxation time is log-uniform instead of from table 1.
         inversion: ``"mixed"``, or ``"paper"`` for 2 - |N(0, 0.2)|, or a value that fixes B.
@@ -91,6 +94,8 @@ class RelaxometrySimulator:
     noise: str = "both"
     snr: tuple[float, float] = (3.0, 200.0)
     protocol: str = "random"
+    times: Sequence[float] = ()
+    repetition_time: Sequence[float] | float | None = None
     phantom_share: float = 0.15
     free_share: float = 0.15
     inversion: str | float = "mixed"
@@ -101,6 +106,8 @@ class RelaxometrySimulator:
             raise ValueError(f"parameter must be one of {sorted(PARAMETERS)}, got {self.parameter!r}")
         if self.noise not in (*NOISE_MODELS, "both"):
             raise ValueError(f"noise must be one of {(*NOISE_MODELS, 'both')}, got {self.noise!r}")
+        if self.protocol == "given":
+            make_signal_model(self.parameter, self.times, self.repetition_time)  # raises where the times are wrong
         self.device = torch.device(self.device)
         self.size = (int(self.size[0]), int(self.size[1]))
         self.names = PARAMETERS[self.parameter]
@@ -134,7 +141,7 @@ class RelaxometrySimulator:
         inversion, spread = self._draw_inversion(uniform(4, n), torch.randn((n,), generator=generator))
         low_snr, high_snr = self.snr
         noise = NOISE_MODELS[int(uniform(1) < 0.5)] if self.noise == "both" else self.noise
-        times, repetition_time = draw_protocol(generator, self.parameter, self.protocol)
+        times, repetition_time = self._draw_acquisition(generator)
         return Draw(
             slices=slices,
             centres=centres,
@@ -151,6 +158,14 @@ class RelaxometrySimulator:
             repetition_time=repetition_time,
             seed=int(torch.randint(2**62, (1,), generator=generator)),
         )
+
+    def _draw_acquisition(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        if self.protocol != "given":
+            return draw_protocol(generator, self.parameter, self.protocol)
+        times = torch.tensor(list(self.times))
+        if self.repetition_time is None:
+            return times, None
+        return times, torch.as_tensor(self.repetition_time, dtype=times.dtype).expand(len(times)).clone()
 
     def _draw_inversion(self, uniform: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(self.inversion, str):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from physics.relaxometry import SignalModel
 
-from .curvature import box_mean
+from .curvature import box_mean, residual_variance
 
 B_GRID = (1.2, 2.15, 9)  # lowest, highest, number
 T1_GRID = (0.08, 6.0, 56)  # [s]
@@ -54,8 +54,8 @@ def _without_noise_floor(model: SignalModel, data: Tensor, times: Tensor) -> Ten
         atoms = model(one, b * one, times).T
         best = torch.maximum(best, _best_match(data, atoms / atoms.norm(dim=1, keepdim=True))[0])
     energy = data.square().sum(0)
-    squared = (energy - best.square()) / max(model.n_images - 2, 1)
-    variance = (energy * squared).sum((-2, -1), keepdim=True) / energy.sum((-2, -1), keepdim=True).clamp(min=1e-12)
+    degrees = max(model.n_images - 2, 1)
+    variance = residual_variance((energy - best.square()).clamp(min=0.0) / degrees, energy, degrees)
     return (data.square() - 1.5 * variance).clamp(min=0.0).sqrt()
 
 

@@ -80,7 +80,7 @@ def phantom(bench: Bench) -> list[Path]:
     for series, skip, counted in tqdm(SERIES[bench.parameter], desc="phantom"):
         plate = read_plate(Path(bench.phantom_dir), series, bench.parameter, skip)
         centres, motion, before, after = refine_centres(
-            plate.image.numpy(), plate.centres, 1.3 * RADIUS_MM / plate.spacing_mm, bench.seed
+            plate.image.numpy(), plate.centres, 1.8 * RADIUS_MM / plate.spacing_mm, bench.seed
         )
         masks = [disc_mask(plate.image.shape[-2:], centre, RADIUS_MM / plate.spacing_mm) for centre in centres]
         placed = {"shift_rows_px": motion[0], "shift_columns_px": motion[1], "rotation_deg": motion[2],
@@ -169,7 +169,7 @@ def disc_mask(shape: Sequence[int], centre: Sequence[float], radius: float) -> T
 
 
 def refine_centres(image: Array, centres: Array, radius: float, seed: int) -> tuple[Array, Array, float, float]:
-    """Rigid motion of all centres together that makes the discs most homogeneous.
+    """Rigid motion of all centres together that makes each disc homogeneous and the discs different.
 
     Args:
         image: ``[N, rows, columns]``.
@@ -191,16 +191,23 @@ def refine_centres(image: Array, centres: Array, radius: float, seed: int) -> tu
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         return (centres - middle) @ turn.T + middle + motion[:2]
 
-    def inhomogeneity(motion: Array) -> float:
+    def values(motion: Array) -> Array:
         points = (moved(motion)[:, None] + disc).reshape(-1, 2).T
-        values = np.stack([map_coordinates(one, points, order=1) for one in scaled]).reshape(
-            len(scaled), len(centres), -1
-        )
-        return float((values.std(2) / (values.mean(2) + 0.02)).mean())
+        found = np.stack([map_coordinates(one, points, order=1) for one in scaled])
+        return found.reshape(len(scaled), len(centres), -1)
+
+    def mixture(motion: Array) -> float:
+        # Discs between the spheres are homogeneous too, but all alike.
+        found = values(motion)
+        return float((found.var(2).mean(1) / (found.mean(2).var(1) + 1e-6)).mean())
+
+    def inhomogeneity(motion: Array) -> float:
+        found = values(motion)
+        return float((found.std(2) / (found.mean(2) + 0.02)).mean())
 
     bounds = [(-limit, limit) for limit in MOTION]
-    best = differential_evolution(inhomogeneity, bounds, seed=seed, maxiter=60, popsize=12, tol=1e-6)
-    return moved(best.x), best.x, inhomogeneity(np.zeros(3)), float(best.fun)
+    best = differential_evolution(mixture, bounds, seed=seed, maxiter=60, popsize=12, tol=1e-6)
+    return moved(best.x), best.x, inhomogeneity(np.zeros(3)), inhomogeneity(best.x)
 
 
 def _sphere_rows(bench: Bench, plate: Plate, method: Method, masks: Sequence[Tensor]) -> list[Row]:

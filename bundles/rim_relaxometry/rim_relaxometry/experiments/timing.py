@@ -46,14 +46,14 @@ def timing(bench: Bench, repeats: int = 3, loop_voxels: int = 400) -> list[Path]
     notes = [
         f"One slice of {SLICE[0]} x {SLICE[1]} voxels, protocol {protocol_of(bench)}, SNR {SNR:g}, one thread, all "
         f"methods in one process. seconds: wall clock, fastest of {repeats} after a warm-up; cpu_seconds: processor "
-        "time of this process, which other work on the machine inflates less.",
+        "time of this process, equal to it on an idle machine and less inflated by other work; the targets are on it.",
         f"scipy_loop: curve_fit without bounds on {loop_voxels} random voxels of the slice, scaled up; "
         "scipy_loop_tissue: of its tissue, where fits converge sooner; scipy_loop_bounds: with bounds on every "
         "parameter, as tools use it. All methods fit the whole slice, background included. The paper's times are of "
         "another machine and implementation.",
     ]
     voxels = SLICE[0] * SLICE[1]
-    targets = [target("RIM, 256 x 256 slice, one thread [s]", seconds["rim"], 1.0)]
+    targets = [target("RIM, 256 x 256 slice, one thread [s of processor time]", seconds["rim"], 1.0)]
     targets.append(target("scipy loop over RIM, same run", seconds["scipy_loop"] / seconds["rim"], 100.0, below=False))
     voxelwise = "mle_voxelwise" if bench.parameter == "T1" else "mle"
     targets.append(target("voxelwise MLE, Gaussian [voxels/s]", voxels / seconds[voxelwise], 5e4, below=False))
@@ -90,7 +90,7 @@ def _time_all(bench: Bench, repeats: int, loop_voxels: int) -> tuple[list[Row], 
             "method": method.name, "noise": "rician", "seconds": wall, "cpu_seconds": processor,
             "voxels_per_second": image[0, 0].numel() / wall,
         })  # fmt: skip
-    return rows, {name: value[0] for name, value in found.items()}
+    return rows, {name: value[1] for name, value in found.items()}
 
 
 def _whole_slice(bench: Bench) -> Scene:
