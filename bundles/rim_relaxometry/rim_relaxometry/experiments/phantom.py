@@ -199,7 +199,7 @@ def refine_centres(image: Array, centres: Array, radius: float, seed: int) -> tu
     def mixture(motion: Array) -> float:
         # Discs between the spheres are homogeneous too, but all alike.
         found = values(motion)
-        return float((found.var(2).mean(1) / (found.mean(2).var(1) + 1e-6)).mean())
+        return float((10.0 * found.var(2).mean(1) - found.mean(2).var(1)).mean())
 
     def inhomogeneity(motion: Array) -> float:
         found = values(motion)
