@@ -56,7 +56,9 @@ class Run:
 def register(
     run_dir: Path, bundle_dir: Path, name: str, given: Mapping[str, Any] | None = None, epoch: int | None = None
 ) -> Path:
-    """Copy the best weights of a run, or those of an epoch, to ``models/<name>`` and write ``docs/results/training_<stem>.json``.
+    """Copy the best weights of a run, or those of an epoch, to ``models/<name>`` and write their record.
+
+    The record is ``docs/results/training_<stem>.json``.
 
     Args:
         run_dir: output_dir of the training: ``checkpoints/model.pt``, ``checkpoints/checkpoint_epoch=N.pt``, and the
@@ -77,8 +79,8 @@ def register(
     bundle = read_bundle(bundle_dir)
     overlays = network_configs(bundle, name)
     training = ["train.json", *overlays[1:]]
-    file = "model.pt" if epoch is None else f"checkpoint_epoch={epoch}.pt"
-    content, count = _weights(run_dir / "checkpoints" / file)
+    source = "model.pt" if epoch is None else f"checkpoint_epoch={epoch}.pt"
+    content, count = _weights(run_dir / "checkpoints" / source)
     epochs, steps = _progress(run_dir / "checkpoints")
     known = {key: value for key, value in (given or {}).items() if value is not None}
     run = _run(run_dir, known, _plain_values(bundle, training))

@@ -86,8 +86,10 @@ def find_series(dataset_dir: str | Path, kind: str) -> list[dict[str, Any]]:
             others += [(c, f"{len(group)} image(s) with {rule.field}, {rule.minimum} needed") for c in group]
     if not series:
         raise _nothing_found(root, images, rule, skipped, faults, others)
+    if others:
+        logger.info("%d images in %s are not part of such a series.", len(others), root)
     for candidate, reason in others:
-        logger.info("not part of a series: %s (%s)", candidate.path, reason)
+        logger.debug("not part of a series: %s (%s)", candidate.path, reason)
     stems = _unique_stems(series, root, rule)
     found = [
         {"image": [str(c.path) for c in group], "stem": stem, "notes": _notes(group, skipped)}

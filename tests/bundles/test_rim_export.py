@@ -12,8 +12,9 @@ import torch
 from bundle_files import REPOSITORY
 from monai.bundle import ckpt_export, onnx_export, verify_metadata, verify_net_in_out
 from monai.bundle.config_parser import ConfigParser
-from shared_transforms.weights import load_weights
 from torch import nn
+
+from shared_transforms.weights import load_weights
 
 # A trace keeps the checks of shapes as constants; the exporter of torch uses what torch deprecates.
 pytestmark = pytest.mark.filterwarnings(

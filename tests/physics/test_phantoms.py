@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from physics.phantoms import disc_fractions, draw_discs
 
 

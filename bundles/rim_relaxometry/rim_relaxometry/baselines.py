@@ -24,7 +24,8 @@ class MaximumLikelihood(nn.Module):
         repetition_time: its TR [s], one value or one for each image; None for full recovery.
         noise: likelihood where the call gives none, ``"gaussian"`` or ``"rician"``.
         b_mode: ``"voxelwise"``, ``"shared"`` or ``"smooth"``; of no effect on T2.
-        smoothness: weight of the squared Laplacian of B where it is smooth (the paper's lambda_B).
+        smoothness: weight of the squared Laplacian of B where it is smooth, relative to the log-likelihood. The default
+            gives the least T1 error in simulations; the paper's lambda_B is 500.
 
     Raises:
         ValueError: if an option is none of its choices.
@@ -37,7 +38,7 @@ class MaximumLikelihood(nn.Module):
         repetition_time: Sequence[float] | float | None = None,
         noise: str = "rician",
         b_mode: str = "smooth",
-        smoothness: float = 500.0,
+        smoothness: float = 5e5,
     ) -> None:
         super().__init__()
         if b_mode not in B_MODES:

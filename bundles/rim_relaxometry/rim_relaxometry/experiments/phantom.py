@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from scipy.ndimage import map_coordinates
-from scipy.optimize import differential_evolution
+from scipy.optimize import minimize
 from torch import Tensor
 from tqdm import tqdm
 
@@ -80,7 +80,7 @@ def phantom(bench: Bench) -> list[Path]:
     for series, skip, counted in tqdm(SERIES[bench.parameter], desc="phantom"):
         plate = read_plate(Path(bench.phantom_dir), series, bench.parameter, skip)
         centres, motion, before, after = refine_centres(
-            plate.image.numpy(), plate.centres, 1.8 * RADIUS_MM / plate.spacing_mm, bench.seed
+            plate.image.numpy(), plate.centres, 1.8 * RADIUS_MM / plate.spacing_mm
         )
         masks = [disc_mask(plate.image.shape[-2:], centre, RADIUS_MM / plate.spacing_mm) for centre in centres]
         placed = {"shift_rows_px": motion[0], "shift_columns_px": motion[1], "rotation_deg": motion[2],
@@ -168,14 +168,13 @@ def disc_mask(shape: Sequence[int], centre: Sequence[float], radius: float) -> T
     return (rows - float(centre[0])) ** 2 + (columns - float(centre[1])) ** 2 <= radius**2
 
 
-def refine_centres(image: Array, centres: Array, radius: float, seed: int) -> tuple[Array, Array, float, float]:
+def refine_centres(image: Array, centres: Array, radius: float) -> tuple[Array, Array, float, float]:
     """Rigid motion of all centres together that makes each disc homogeneous and the discs different.
 
     Args:
         image: ``[N, rows, columns]``.
         centres: ``[n, 2]`` (row, column).
         radius: of the discs that are compared [pixels].
-        seed: of the search.
 
     Returns:
         Centres ``[n, 2]``; the motion (rows, columns [pixels], rotation [degrees]); the mean of SD over mean in the
@@ -205,8 +204,11 @@ def refine_centres(image: Array, centres: Array, radius: float, seed: int) -> tu
         found = values(motion)
         return float((found.std(2) / (found.mean(2) + 0.02)).mean())
 
+    axes = [np.linspace(-limit, limit, number) for limit, number in zip(MOTION, (11, 11, 9), strict=True)]
+    coarse = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    starts = coarse[np.argsort([mixture(motion) for motion in coarse])[:5]]
     bounds = [(-limit, limit) for limit in MOTION]
-    best = differential_evolution(mixture, bounds, seed=seed, maxiter=60, popsize=12, tol=1e-6)
+    best = min((minimize(mixture, s, method="Nelder-Mead", bounds=bounds) for s in starts), key=lambda found: found.fun)
     return moved(best.x), best.x, inhomogeneity(np.zeros(3)), inhomogeneity(best.x)
 
 
