@@ -100,7 +100,7 @@ def test_refined_centres_find_a_moved_constellation() -> None:
     angle = np.deg2rad(3.0)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     given = (true - true.mean(0)) @ turn.T + true.mean(0) + [4.0, -3.0]
-    found, motion, before, after = phantom.refine_centres(image, given, 5.0)
+    found, motion, before, after = phantom.refine_centres(image, given, 4.0)
     assert np.linalg.norm(found - true, axis=1).max() < 1.5
     assert motion == pytest.approx([-4.0, 3.0, -3.0], abs=1.5)
     assert after < 0.3 * before

@@ -80,7 +80,7 @@ def phantom(bench: Bench) -> list[Path]:
     for series, skip, counted in tqdm(SERIES[bench.parameter], desc="phantom"):
         plate = read_plate(Path(bench.phantom_dir), series, bench.parameter, skip)
         centres, motion, before, after = refine_centres(
-            plate.image.numpy(), plate.centres, 1.8 * RADIUS_MM / plate.spacing_mm
+            plate.image.numpy(), plate.centres, 1.5 * RADIUS_MM / plate.spacing_mm
         )
         masks = [disc_mask(plate.image.shape[-2:], centre, RADIUS_MM / plate.spacing_mm) for centre in centres]
         placed = {"shift_rows_px": motion[0], "shift_columns_px": motion[1], "rotation_deg": motion[2],
@@ -198,7 +198,7 @@ def refine_centres(image: Array, centres: Array, radius: float) -> tuple[Array, 
     def mixture(motion: Array) -> float:
         # Discs between the spheres are homogeneous too, but all alike.
         found = values(motion)
-        return float((10.0 * found.var(2).mean(1) - found.mean(2).var(1)).mean())
+        return float((50.0 * found.var(2).mean(1) - found.mean(2).var(1)).mean())
 
     def inhomogeneity(motion: Array) -> float:
         found = values(motion)
