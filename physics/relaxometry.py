@@ -45,7 +45,7 @@ class SignalModel(nn.Module):
     @property
     def n_images(self) -> int:
         """Number of images N in the series."""
-        return self.times.shape[0]
+        return int(self.times.shape[0])  # a trace would make a tensor of it
 
     def signed(self, *parameters: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Signal before the modulus ``[N, *voxels]`` and its derivative by each parameter, each ``[N, *voxels]``."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from physics.estimation import fit
-from physics.noise import check_noise_model
 
-from .network import make_signal_model
+from .network import RelaxometryEstimator
 
 B_MODES = ("voxelwise", "shared", "smooth")
 
 
-class MaximumLikelihood(nn.Module):
+class MaximumLikelihood(RelaxometryEstimator):
     """Maximum-likelihood estimation: voxelwise, or with B shared by the image or smooth over it.
 
     Args:
@@ -40,16 +39,10 @@ class MaximumLikelihood(nn.Module):
         b_mode: str = "smooth",
         smoothness: float = 5e5,
     ) -> None:
-        super().__init__()
+        super().__init__(parameter, times, repetition_time, noise)
         if b_mode not in B_MODES:
             raise ValueError(f"b_mode must be one of {B_MODES}, got {b_mode!r}")
-        self.signal_model = make_signal_model(parameter, times, repetition_time)
-        self.parameter, self.noise, self.b_mode, self.smoothness = (
-            parameter,
-            check_noise_model(noise),
-            b_mode,
-            smoothness,
-        )
+        self.b_mode, self.smoothness = b_mode, smoothness
 
     @torch.no_grad()
     def forward(
@@ -60,9 +53,7 @@ class MaximumLikelihood(nn.Module):
         noise: str | None = None,
     ) -> Tensor:
         """Estimate the maps; arguments and result as for the network in evaluation: ``[batch, 2 Q, H, W]``."""
-        model = self.signal_model if times is None else make_signal_model(self.parameter, times, repetition_time)
-        if model.n_images != image.shape[1]:
-            raise ValueError(f"image has {image.shape[1]} volumes, but {model.n_images} times are given")
+        model = self.model_of(image, times, repetition_time)
         result = fit(
             model, image.movedim(1, 0), noise=noise or self.noise, b_mode=self.b_mode, smoothness=self.smoothness
         )

@@ -58,6 +58,38 @@ def series_scale(image: Tensor) -> Tensor:
     return 1.5 * mean.clamp(min=1e-30).sqrt()
 
 
+class RelaxometryEstimator(nn.Module):
+    """What every network and baseline here has: a task, and the acquisition used where a call gives none.
+
+    Args:
+        parameter: ``"T1"`` for (A, B, T1) or ``"T2"`` for (A, T2).
+        times: inversion or echo times [s] of that acquisition.
+        repetition_time: its TR [s], one value or one for each image; None for full recovery.
+        noise: its noise model, ``"gaussian"`` or ``"rician"``.
+
+    Raises:
+        ValueError: for an unknown parameter or noise model, or times that cannot be.
+    """
+
+    def __init__(
+        self,
+        parameter: str,
+        times: Sequence[float],
+        repetition_time: Sequence[float] | float | None,
+        noise: str,
+    ) -> None:
+        super().__init__()
+        self.signal_model = make_signal_model(parameter, times, repetition_time)
+        self.parameter, self.names, self.noise = parameter, PARAMETERS[parameter], check_noise_model(noise)
+
+    def model_of(self, image: Tensor, times: Tensor | None, repetition_time: Tensor | None) -> SignalModel:
+        """Signal model of a call; ValueError if its times are not as many as the images ``[batch, N, H, W]``."""
+        model = self.signal_model if times is None else make_signal_model(self.parameter, times, repetition_time)
+        if model.n_images != image.shape[1]:
+            raise ValueError(f"image has {image.shape[1]} volumes, but {model.n_images} times are given")
+        return model
+
+
 class ConvGRU(nn.Module):
     """Gated recurrent unit whose matrices are convolutions; ``kernel_size`` 1 acts on each voxel alone."""
 
@@ -97,7 +129,7 @@ class RNNCell(nn.Module):
         return self.last(state2), (state1, state2)
 
 
-class RecurrentInferenceMachine(nn.Module):
+class RecurrentInferenceMachine(RelaxometryEstimator):
     """Learned iterative maximum-likelihood estimation of relaxation maps, for any number of images.
 
     Each step shows the cell the present estimate and its likelihood; the cell answers with a correction, and with a
@@ -134,20 +166,14 @@ class RecurrentInferenceMachine(nn.Module):
         gradient: str = "gauss_newton",
         start: str = "dictionary",
     ) -> None:
-        super().__init__()
+        super().__init__(parameter, times, repetition_time, noise)
         options = {"domain": domain, "gradient": gradient, "start": start, "activation": activation}
         for name, value in {**options, "gru_kernel": gru_kernel}.items():
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} must be one of {CHOICES[name]}, got {value!r}")
-        self.signal_model = make_signal_model(parameter, times, repetition_time)
-        self.names = PARAMETERS[parameter]
-        self.parameter, self.noise, self.steps = parameter, check_noise_model(noise), steps
-        self.scaled, self.logarithmic, self.dictionary = (
-            gradient == "gauss_newton",
-            domain == "log",
-            start == "dictionary",
-        )
-        self.has_b = parameter == "T1"
+        self.steps, self.has_b = steps, parameter == "T1"
+        self.scaled, self.logarithmic = gradient == "gauss_newton", domain == "log"
+        self.dictionary = start == "dictionary"
         count = len(self.names)
         inputs = (18 if self.has_b else 12) + 1 if self.scaled else 2 * count + 1
         self.cell = RNNCell(inputs, 2 * count if self.scaled else count, features, gru_kernel, activation)
@@ -182,9 +208,7 @@ class RecurrentInferenceMachine(nn.Module):
         Raises:
             ValueError: if the number of times is not that of the images.
         """
-        model = self.signal_model if times is None else make_signal_model(self.parameter, times, repetition_time)
-        if model.n_images != image.shape[1]:
-            raise ValueError(f"image has {image.shape[1]} volumes, but {model.n_images} times are given")
+        model = self.model_of(image, times, repetition_time)
         rician = check_noise_model(noise or self.noise) == NOISE_MODELS[1]
         scale = series_scale(image)
         with torch.no_grad():
@@ -312,7 +336,7 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-class ResNet(nn.Module):
+class ResNet(RelaxometryEstimator):
     """Direct mapping from a series to maps by G = 12 residual blocks (section 4.4.3), for one protocol only.
 
     The paper lists eleven widths for twelve blocks, up to 320; the default here is narrower, for training on a CPU.
@@ -333,9 +357,7 @@ class ResNet(nn.Module):
         noise: str = "rician",
         widths: Sequence[int] = RESNET_WIDTHS,
     ) -> None:
-        super().__init__()
-        self.signal_model = make_signal_model(parameter, times, repetition_time)
-        self.names, self.noise = PARAMETERS[parameter], check_noise_model(noise)
+        super().__init__(parameter, times, repetition_time, noise)
         self.first = nn.Sequential(
             nn.Conv2d(self.signal_model.n_images, widths[0], 1), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
