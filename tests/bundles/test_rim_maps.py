@@ -66,7 +66,18 @@ def test_noise_alone_gives_an_empty_mask_and_says_so() -> None:
     item["image"] = torch.hypot(torch.randn(12, 24, 24, 2), torch.randn(12, 24, 24, 2))
     sigma = torch.tensor(1.0)
     assert float(signal_mask(item["image"], sigma).float().mean()) < 0.02
-    assert noise_deviation(torch.ones(5, 3), torch.zeros(5, 3), 2) == pytest.approx(math.sqrt(5 / 3))
+
+
+@pytest.mark.parametrize("images", [6, 31])
+def test_noise_is_found_in_spite_of_voxels_the_model_does_not_explain(images: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    signal = torch.rand((images, 40, 40, 1), generator=generator) + 0.5
+    image = signal + 0.03 * torch.randn(signal.shape, generator=generator)
+    assert float(noise_deviation(image, signal, 0)) == pytest.approx(0.03, rel=0.03)
+    # Scaling the series scales the noise.
+    assert float(noise_deviation(1e4 * image, 1e4 * signal, 0)) == pytest.approx(300.0, rel=0.03)
+    image[:, :4] *= 1.5  # a tenth of the voxels is off by more than ten standard deviations
+    assert float(noise_deviation(image, signal, 0)) == pytest.approx(0.03, rel=0.1)
 
 
 @pytest.mark.parametrize("b_mode", ["voxelwise", "shared", "smooth"])

@@ -97,10 +97,14 @@ class Bench:
                 found.append(mle_method(f"mle_smooth_{self.paper_smoothness:g}", "T1", "smooth", self.paper_smoothness))
         return [*found, trivial_method(self.parameter)] if trivial else found
 
-    def absent(self) -> list[Row]:
-        """A row that says which estimator is missing, if one is."""
+    def absent(self, fits_resnet: bool = True) -> list[Row]:
+        """A row that says that the ResNet is missing, and why, if it is.
+
+        Args:
+            fits_resnet: whether the data have the one protocol it knows.
+        """
         if self.resnet is not None:
-            return []
+            return [] if fits_resnet else [{"method": "resnet", "note": "left out: it knows one other protocol only"}]
         file = "no file given" if self.resnet_weights is None else f"no file {Path(self.resnet_weights).name}"
         return [{"method": "resnet", "note": f"left out: {file} of its weights"}]
 

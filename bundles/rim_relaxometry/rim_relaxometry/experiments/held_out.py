@@ -65,7 +65,8 @@ def held_out(
         + "Intervals: bootstrap over the heads. rmse_over_mle: RMSE over that of the classical rival (smooth B); "
         "robust_over_mle the same of the robust SD, which its outliers do not inflate; rmse_over_first: over the same "
         "method's with the first protocol.",
-        "bound: root mean square of the Cramer-Rao bound, everything unknown; bound_b_known: with B known.",
+        "bound: root mean square of the Cramer-Rao bound, everything unknown; bound_b_known: with B known. The ResNet "
+        "knows the first protocol only.",
     ]
     files = bench.write("held_out", [*rows, *bench.absent()], notes, _targets(bench, rows, protocols[0]))
     return [*files, bench.save_figure("held_out", _figure(bench, rows, protocols[0]))]

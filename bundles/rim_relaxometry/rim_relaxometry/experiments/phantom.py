@@ -104,13 +104,13 @@ def phantom(bench: Bench) -> list[Path]:
         "mean in the discs.",
         "Plates 4 of T2: the first echo is left out and stimulated echoes still raise T2 by 10 to 20 %: no target. "
         "The paper's values are of its own phantom scans.",
-        *[f"{row['method']}: {row['note']}" for row in bench.absent()],
+        *[f"{row['method']}: {row['note']}" for row in bench.absent(fits_resnet=False)],
     ]
     targets = [
         row for s in summaries if s["targets_apply"] for row in _targets(bench.parameter, s)
     ]  # fmt: skip
     files = bench.write("phantom", rows, notes)
-    files += bench.write("phantom_summary", [*summaries, *bench.absent()], notes, targets)
+    files += bench.write("phantom_summary", [*summaries, *bench.absent(fits_resnet=False)], notes, targets)
     return [*files, bench.save_figure("phantom", _figure(bench.parameter, rows))]
 
 
