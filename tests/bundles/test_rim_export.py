@@ -16,6 +16,8 @@ from torch import nn
 
 from shared_transforms.weights import load_weights
 
+from .conftest import simulated
+
 # A trace keeps the checks of shapes as constants; the exporter of torch uses what torch deprecates.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
@@ -86,7 +88,7 @@ def test_onnx_gives_the_same_maps_at_other_sizes(
         converter_kwargs={"dynamic_axes": dynamic, "input_names": ["image"], "output_names": ["pred"]}, **options,
     )  # fmt: skip
     session = onnxruntime.InferenceSession(str(path))
-    image = torch.rand(2, 31, 17, 30)
+    image = simulated("T1", "N31", 50.0)["image"][..., :40, :30].contiguous()
     with torch.no_grad():
         expected = network(image).numpy()
     [found] = session.run(None, {session.get_inputs()[0].name: image.numpy()})

@@ -186,3 +186,11 @@ def test_resnet_knows_its_protocol_only() -> None:
     with pytest.raises(ValueError, match="trained for the times"):
         network(image, times=torch.tensor(PROTOCOLS["T1"]["N25"]) + 0.01)
     assert network.train()(image).shape == (1, 1, 6, 16, 16)
+
+
+def test_mixed_precision_leaves_the_physics_alone() -> None:
+    batch = simulated("T1", "N31", 1000.0)
+    network = RecurrentInferenceMachine("T1", times=(0.1, 0.2)).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        pred = network(batch["image"], **batch["acquisition"])
+    assert median_error(pred, batch, 2) < 0.02

@@ -6,6 +6,8 @@ domain of the network: (log A, B, log T1) or (log A, log T2), or without logarit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,16 @@ from physics.relaxometry import SignalModel
 STEP_PRECISION = {"A": 1.0, "B": 10.0, "T": 1.0}
 NEAR, WIDE = 9, 17  # boxes [voxels] over which B is pooled
 STEP_LIMIT = 0.7  # largest step in the working domain
+
+
+@contextmanager
+def plain_physics(like: Tensor) -> Iterator[None]:
+    """No gradients, and full precision: half precision would confuse neighbouring entries of the dictionary."""
+    device = like.device.type
+    # Only where it is on: an exporter does not know the context.
+    mixed = torch.is_autocast_enabled(device)
+    with torch.no_grad(), torch.autocast(device, enabled=False) if mixed else nullcontext():
+        yield
 
 
 def box_mean(x: Tensor, width: int) -> Tensor:

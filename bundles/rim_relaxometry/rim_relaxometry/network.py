@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from physics.noise import NOISE_MODELS, check_noise_model
 from physics.relaxometry import InversionRecovery, SignalModel, T2Preparation
 
-from .curvature import Likelihood, Steps, evaluate_likelihood, gauss_newton_steps, neighbourhood_mean
+from .curvature import Likelihood, Steps, evaluate_likelihood, gauss_newton_steps, neighbourhood_mean, plain_physics
 from .start import dictionary_start, flat_start
 
 PARAMETERS = {"T1": ("A", "B", "T1"), "T2": ("A", "T2")}
@@ -211,7 +211,7 @@ class RecurrentInferenceMachine(RelaxometryEstimator):
         model = self.model_of(image, times, repetition_time)
         rician = check_noise_model(noise or self.noise) == NOISE_MODELS[1]
         scale = series_scale(image)
-        with torch.no_grad():
+        with plain_physics(image):
             data = (image / scale).movedim(1, 0).contiguous()
             if self.dictionary:
                 begin = dictionary_start(model, data, self.has_b, rician)
@@ -225,7 +225,7 @@ class RecurrentInferenceMachine(RelaxometryEstimator):
         trace = []
         for _ in range(self.steps):
             estimate = estimate.detach()
-            with torch.no_grad():
+            with plain_physics(image):
                 inputs, newton, deviation = self._look(model, data, estimate, log_energy, rician)
             answer, states = self.cell(inputs, states)
             estimate = self._clamp(estimate + self._correction(answer, newton))
