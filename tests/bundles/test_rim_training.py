@@ -114,10 +114,10 @@ def infer(root: Path, data: Path, output: Path, files: tuple[str, ...] = ("infer
 @pytest.mark.parametrize(
     ("files", "weights", "expected"),
     [
-        (("inference.json",), "model_t2.pt", "size"),
-        (("inference.json", "t2.json"), "model.pt", "size"),
+        (("inference.json",), "model_t2.pt", "found:    shape"),
+        (("inference.json", "t2.json"), "model.pt", "found:    shape"),
         (("inference.json",), "absent.pt", "no such file"),
-        (("inference.json",), "truncated", "cannot be read"),
+        (("inference.json",), "truncated", "truncated or damaged"),
     ],
 )
 def test_wrong_weights_are_refused(
@@ -136,6 +136,7 @@ def test_wrong_weights_are_refused(
         cause = cause.__cause__
     assert isinstance(cause, QMRIError)
     assert path.name in str(cause)
+    assert expected in str(cause)
     assert not (tmp_path / "out").exists()
 
 
