@@ -12,12 +12,10 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from shared_transforms.errors import QMRIError
 from shared_transforms.io.nifti import nifti_name
-
-Kind = Literal["inversion_recovery", "multi_echo"]
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,6 @@ class RelaxometrySimulator:
             make_signal_model(self.parameter, self.times, self.repetition_time)  # raises where the times are wrong
         self.device = torch.device(self.device)
         self.size = (int(self.size[0]), int(self.size[1]))
-        self.names = PARAMETERS[self.parameter]
         self.head = load_head(**self.anatomy).to(self.device)
 
     def draw(self, generator: torch.Generator, n: int, split: str = "train") -> Draw:
