@@ -1,4 +1,4 @@
-"""How a volume goes through a network."""
+"""Slices of a volume through a network for images."""
 
 from __future__ import annotations
 
