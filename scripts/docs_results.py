@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-METHODS = {
-    "rim": "RIM",
-    "resnet": "ResNet",
-    "mle": "MLE",
-    "mle_voxelwise": "MLE, B voxelwise",
-    "mle_shared": "MLE, B shared",
-    "mle_smooth": "MLE, B smooth",
-    "mle_smooth_500": "MLE, B smooth, paper's weight",
-    "trivial": "mean of table 1",
-}
 NOTHING = "-"
 
 
@@ -71,15 +60,19 @@ class Results:
                 results.trainings[Path(content["weights"]).name] = content
         return results
 
-    def targets(self) -> list[Row]:
+    def targets(self, split: Callable[[str], tuple[str, str]] | None = None) -> list[Row]:
         """Every requirement that an experiment or the benchmark has measured, one row for those of one kind.
 
         A row has ``target``, ``limit``, ``met`` of ``total`` places, the ``worst`` value and its ``place``, ``source``.
+
+        Args:
+            split: from the name of a target what is asked for, and where; None for :func:`split_place`.
         """
+        split = split or split_place
         groups: dict[tuple[str, str, Any], list[tuple[str, Row]]] = {}
         for table in self.tables.values():
             for row in table.provenance.get("targets", []):
-                what, place = split_place(row["target"])
+                what, place = split(row["target"])
                 groups.setdefault((table.name, what, row["limit"]), []).append((place, row))
             for row in table.rows:
                 if row.get("reached") is not None:
@@ -97,33 +90,9 @@ class Results:
             )  # fmt: skip
         return found
 
-    def losses(self, parameter: str) -> list[Row]:
-        """Where the RIM has a larger RMSE than the best classical estimator on the same data."""
-        table = self.tables.get(f"{parameter.lower()}_held_out")
-        if table is None:
-            return []
-        keys = ("protocol", "noise", "snr", "texture", "tissue")
-        groups: dict[tuple[Any, ...], dict[str, float]] = {}
-        for row in table.rows:
-            if row.get("rmse") is not None:
-                groups.setdefault(tuple(row.get(k) for k in keys), {})[row["method"]] = row["rmse"]
-        found = []
-        for group, errors in groups.items():
-            rivals = {name: error for name, error in errors.items() if name.startswith("mle")}
-            best = min(rivals, key=lambda name: rivals[name], default=None)
-            if best is not None and "rim" in errors and errors["rim"] > rivals[best]:
-                found.append(
-                    dict(zip(keys, group, strict=True)) | {"rim": errors["rim"], "best": rivals[best], "method": best}
-                )
-        return found
-
 
 def split_place(target: str) -> tuple[str, str]:
-    """What is asked for, and where: "bias: GM, SNR 10" and "error in GM, SNR 10: within 25 %" name a place."""
-    if match := re.fullmatch(r"(.+?) in ((?:GM|WM|CSF)\b.*?): (.+)", target):
-        return f"{match[1]}: {match[3]}", match[2]
-    if match := re.fullmatch(r"(.+?) at (B = [\d.]+): (.+)", target):
-        return match[1], f"{match[2]}, {match[3]}"
+    """What is asked for, and where: "bias [%]: GM, SNR 10" names a place after the colon."""
     what, _, place = target.partition(": ")
     return what, place
 
@@ -158,26 +127,64 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:.{decimals}f}"
 
 
-def method_name(name: str) -> str:
-    """What a method of the tables is called in documents."""
-    return METHODS.get(name, name.replace("_", " "))
+def method_name(name: str, methods: Mapping[str, str] | None = None) -> str:
+    """What a method of the tables is called in documents: as ``methods`` says, or as it is."""
+    return (methods or {}).get(name, name.replace("_", " "))
 
 
-def markdown(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+def markdown(
+    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], methods: Mapping[str, str] | None = None
+) -> str:
     """A Markdown table.
 
     Args:
         rows: the rows.
         columns: column of the rows to its heading.
+        methods: names of methods in documents.
     """
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
     for row in rows:
-        cells = [method_name(row[c]) if c == "method" else number(row.get(c)) for c in columns]
+        cells = [method_name(row[c], methods) if c == "method" else number(row.get(c)) for c in columns]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def pivot(rows: Sequence[Mapping[str, Any]], index: Mapping[str, str], columns: str, value: str) -> str:
+def whole_table(
+    rows: Sequence[Mapping[str, Any]],
+    headings: Mapping[str, str],
+    methods: Mapping[str, str] | None = None,
+    without: Sequence[str] = (),
+) -> str:
+    """A Markdown table of all columns that hold something, in the order in which they were written.
+
+    Bounds of intervals, ``<column>_low`` and ``<column>_high``, stand in brackets behind their value.
+
+    Args:
+        rows: the rows.
+        headings: column to its heading; others are called as the column, with spaces.
+        methods: names of methods in documents.
+        without: columns to leave out.
+    """
+    there = dict.fromkeys(c for row in rows for c in row if row[c] is not None and c not in without)
+    bounds = {f"{c}_{end}" for c in there for end in ("low", "high")}
+    columns = {c: headings.get(c, c.replace("_", " ")) for c in there if c not in bounds}
+    return markdown([{c: _with_interval(row, c) for c in columns} for row in rows], columns, methods)
+
+
+def _with_interval(row: Mapping[str, Any], column: str) -> Any:
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    if low is None or high is None:
+        return row.get(column)
+    return f"{number(row.get(column))} ({number(low)} to {number(high)})"
+
+
+def pivot(
+    rows: Sequence[Mapping[str, Any]],
+    index: Mapping[str, str],
+    columns: str,
+    value: str,
+    methods: Mapping[str, str] | None = None,
+) -> str:
     """A Markdown table with one column for each value of a column.
 
     Args:
@@ -185,6 +192,7 @@ def pivot(rows: Sequence[Mapping[str, Any]], index: Mapping[str, str], columns: 
         index: columns that name a line, with their headings.
         columns: the column whose values become columns, such as "method".
         value: what stands in the cells.
+        methods: names of methods in documents.
     """
     rows = [row for row in rows if row.get(value) is not None]
     names = list(dict.fromkeys(row[columns] for row in rows))
@@ -192,5 +200,5 @@ def pivot(rows: Sequence[Mapping[str, Any]], index: Mapping[str, str], columns: 
     for row in rows:
         line = lines.setdefault(tuple(row.get(k) for k in index), {k: row.get(k) for k in index})
         line[str(row[columns])] = row.get(value)
-    headings = {str(name): method_name(str(name)) if columns == "method" else number(name) for name in names}
-    return markdown(lines.values(), {**index, **headings})
+    headings = {str(name): method_name(str(name), methods) if columns == "method" else number(name) for name in names}
+    return markdown(lines.values(), {**index, **headings}, methods)

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from bundle_files import REPOSITORY, Bundle, read_bundle
+from bundle_rules import bases_of
+from documents import documents_of
 
 sys.path.insert(0, str(REPOSITORY))
 
 RUN_FILE = "mlflow_run_id.txt"  # written by shared_transforms.tracking
 LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
 PATHS = ("weights", "resume", "tracking_uri")  # say nothing about the result
-# Buffers of the acquisition, which earlier networks kept among their weights.
-DISPENSABLE = "signal_model."
 
 
 class RecordError(Exception):
@@ -76,11 +76,11 @@ def register(
     """
     from shared_transforms.atomic import atomic_write
 
-    bundle = read_bundle(bundle_dir)
+    bundle, special = read_bundle(bundle_dir), documents_of(bundle_dir.name)
     overlays = network_configs(bundle, name)
-    training = ["train.json", *overlays[1:]]
+    training = training_configs(bundle, special.trained_by.get(name), overlays)
     source = "model.pt" if epoch is None else f"checkpoint_epoch={epoch}.pt"
-    content, count = _weights(run_dir / "checkpoints" / source)
+    content, count = _weights(run_dir / "checkpoints" / source, special.dispensable)
     epochs, steps = _progress(run_dir / "checkpoints")
     known = {key: value for key, value in (given or {}).items() if value is not None}
     run = _run(run_dir, known, _plain_values(bundle, training))
@@ -129,6 +129,19 @@ def network_configs(bundle: Bundle, name: str) -> list[str]:
     return ["inference.json", min(loading)]
 
 
+def training_configs(bundle: Bundle, trained_by: str | None, overlays: list[str]) -> list[str]:
+    """The configs that train these weights, base first.
+
+    Args:
+        bundle: the bundle.
+        trained_by: its own training config; None for ``train.json`` with the overlays of the network.
+        overlays: the configs whose network takes the weights.
+    """
+    if trained_by is None:
+        return ["train.json", *overlays[1:]]
+    return [*bases_of(bundle, trained_by), trained_by]
+
+
 def recipe(bundle: Bundle, training: list[str], values: Mapping[str, Any]) -> str:
     """The command that trains these weights, from the bundle's folder, with what was changed on the command line."""
     files = [f"configs/{name}" for name in training]
@@ -151,7 +164,7 @@ def _plain_values(bundle: Bundle, names: list[str]) -> dict[str, Any]:
     return {key: value for key, value in user_values(merged).items() if key not in PATHS}
 
 
-def _weights(path: Path) -> tuple[bytes, int]:
+def _weights(path: Path, dispensable: tuple[str, ...]) -> tuple[bytes, int]:
     """The file as it is, or saved again without what networks no longer keep; and how many numbers it holds."""
     import torch
 
@@ -161,7 +174,7 @@ def _weights(path: Path) -> tuple[bytes, int]:
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if "network" in state:  # a checkpoint of the whole training
         content, state = b"", state["network"]
-    kept = {key: value for key, value in state.items() if not key.startswith(DISPENSABLE)}
+    kept = {key: value for key, value in state.items() if not key.startswith(dispensable)}
     count = sum(value.numel() for value in kept.values())
     if content and len(kept) == len(state):
         return content, count

@@ -1,11 +1,12 @@
-"""Write what documents say of results: model card, metadata.json, results section of the README. No number by hand.
+"""Write what documents say of results: model cards, metadata.json, results sections of the README. No number by hand.
 
-python scripts/write_docs.py [--check]
-python scripts/write_docs.py --register-weights RUN_DIR --as model.pt
+python scripts/write_docs.py [--check] [--bundle NAME]
+python scripts/write_docs.py --register-weights RUN_DIR --as model.pt --bundle NAME
 
-The model card comes from templates/model_card.md.j2, the section of the README from templates/readme_results.md.j2,
-metadata.json from itself, and the numbers in all of them from configs and docs/results/*.json of the bundle, which
-training and experiments have written.
+The model card comes from templates/NAME/model_card.md.j2, the section of the README from
+templates/NAME/readme_results.md.j2, metadata.json from itself, and the numbers in all of them from configs and
+docs/results/*.json of the bundle, which training and experiments have written. documents/NAME.py has the names of the
+methods and says which numbers are metrics.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ import ast
 import difflib
 import json
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from bundle_files import REPOSITORY, Bundle, read_bundle
 from bundle_metadata import filled, wall_time
-from docs_results import Results, markdown, method_name, number, pivot
+from docs_results import Results, markdown, method_name, number, pivot, whole_table
+from documents import Documents, documents_of
 from training_record import RecordError, register
 
-BUNDLE = REPOSITORY / "bundles" / "rim_relaxometry"
-NETWORK = "RecurrentInferenceMachine"
 TEMPLATES = Path(__file__).with_name("templates")
-BEGIN, END = "<!-- results: begin, written by scripts/write_docs.py -->", "<!-- results: end -->"
+BEGIN = "<!-- results of {}: begin, written by scripts/write_docs.py -->"
+END = "<!-- results of {}: end -->"
 
 
-def environment(bundle: Bundle, results: Results) -> jinja2.Environment:
+def environment(bundle: Bundle, results: Results, special: Documents) -> jinja2.Environment:
     """What the templates can use: the configs, the results, and functions that make tables of them."""
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -40,16 +43,20 @@ def environment(bundle: Bundle, results: Results) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # the documents are Markdown
     )
-    found.filters |= {"number": number, "method": method_name, "wall_time": wall_time}
+    named = {"methods": special.methods}
+    module = bundle.root / bundle.name / "network.py"
+    found.filters |= {"number": number, "method": partial(method_name, **named), "wall_time": wall_time}
     found.globals |= {
+        "bundle": bundle.name,
         "tables": results.tables,
         "trainings": results.trainings,
-        "targets": results.targets(),
-        "losses": results.losses,
-        "markdown": markdown,
-        "pivot": pivot,
+        "targets": results.targets(special.split_place),
+        "losses": partial(special.losses, results),
+        "markdown": partial(markdown, **named),
+        "pivot": partial(pivot, **named),
+        "whole_table": partial(whole_table, headings=special.headings, methods=special.methods),
         "configs": bundle.configs,
-        "defaults": network_defaults(bundle.root / bundle.name / "network.py", NETWORK),
+        "defaults": network_defaults(module, special.network) if module.is_file() else {},
         "metadata": bundle.metadata,
         "figures": sorted(path.name for path in (bundle.root / "docs" / "figures").glob("*.png")),
     }
@@ -68,31 +75,50 @@ def network_defaults(module: Path, name: str) -> dict[str, Any]:
     raise SystemExit(f"{module} has no class {name}")
 
 
-def documents(bundle_dir: Path, repository: Path) -> dict[Path, str]:
-    """All documents with results in them, as they should be.
+def bundle_names(repository: Path) -> list[str]:
+    """Bundles with metadata and a template of their model card."""
+    there = sorted(path.parents[1].name for path in repository.glob("bundles/*/configs/metadata.json"))
+    return [name for name in there if (TEMPLATES / name / "model_card.md.j2").is_file()]
+
+
+def documents(names: Sequence[str], repository: Path) -> dict[Path, str]:
+    """All documents with results of bundles in them, as they should be.
 
     Args:
-        bundle_dir: the bundle.
+        names: the bundles.
         repository: root of the repository, with README.md and constraints.txt.
 
     Returns:
         Path to text.
     """
-    bundle, results = read_bundle(bundle_dir), Results.read(bundle_dir / "docs" / "results")
     found: dict[Path, str] = {}
-    metadata = filled(bundle, results, repository / "constraints.txt")
-    bundle.configs["metadata.json"] = metadata
-    found[bundle_dir / "configs" / "metadata.json"] = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
-    templates = environment(bundle, results)
-    found[bundle_dir / "docs" / "README.md"] = templates.get_template("model_card.md.j2").render()
-    section = templates.get_template("readme_results.md.j2").render().strip()
     readme = (repository / "README.md").read_text("utf-8")
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"README.md has no section for the results: {BEGIN} ... {END}")
-    found[repository / "README.md"] = f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
+    for name in names:
+        bundle_dir, special = repository / "bundles" / name, documents_of(name)
+        bundle, results = read_bundle(bundle_dir), Results.read(bundle_dir / "docs" / "results")
+        metadata = filled(bundle, results, repository / "constraints.txt", special)
+        bundle.configs["metadata.json"] = metadata
+        found[bundle_dir / "configs" / "metadata.json"] = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
+        templates = environment(bundle, results, special)
+        found[bundle_dir / "docs" / "README.md"] = templates.get_template(f"{name}/model_card.md.j2").render()
+        section = templates.get_template(f"{name}/readme_results.md.j2").render().strip()
+        readme = with_section(readme, name, section)
+    found[repository / "README.md"] = readme
     return found
+
+
+def with_section(readme: str, name: str, section: str) -> str:
+    """The README with another section of results of one bundle.
+
+    Raises:
+        SystemExit: if it has no such section.
+    """
+    begin, end = BEGIN.format(name), END.format(name)
+    before, found_begin, rest = readme.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise SystemExit(f"README.md has no section for the results of {name}: {begin} ... {end}")
+    return f"{before}{begin}\n\n{section}\n\n{end}{after}"
 
 
 def differences(wanted: dict[Path, str]) -> list[str]:
@@ -120,20 +146,26 @@ def write(wanted: dict[Path, str]) -> list[Path]:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", metavar="NAME", help="default: all that have a template of their model card")
     parser.add_argument("--check", action="store_true", help="write nothing, fail where a document is out of date")
     parser.add_argument("--register-weights", type=Path, metavar="RUN_DIR", help="output_dir of a training")
-    parser.add_argument("--as", dest="name", metavar="FILE", help="model.pt, model_t2.pt or resnet.pt")
+    parser.add_argument("--as", dest="name", metavar="FILE", help="name of the weights in models/, such as model.pt")
     parser.add_argument("--epoch", type=int, help="ship the weights of this epoch instead of the best")
     record = parser.add_argument_group("for a run that was not tracked (they win over its record)")
     record.add_argument("--seed", type=int)
     record.add_argument("--commit", help="of the sources it ran with")
     record.add_argument("--hardware", help="the machine in words")
     record.add_argument("--log", type=Path, help="what MONAI printed; default: RUN_DIR.log")
-    parser.add_argument("--bundle", type=Path, default=BUNDLE, help=argparse.SUPPRESS)
     parser.add_argument("--repository", type=Path, default=REPOSITORY, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if (options.register_weights is None) != (options.name is None):
         parser.error("--register-weights and --as belong together")
+    names = bundle_names(options.repository)
+    if options.bundle is not None and options.bundle not in names:
+        parser.error(f"--bundle must be one of {', '.join(names)}, got {options.bundle}")
+    if options.register_weights is not None and options.bundle is None:
+        parser.error("--register-weights needs --bundle: whose weights are they?")
+    options.names = names if options.bundle is None else [options.bundle]
     return options
 
 
@@ -143,11 +175,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.register_weights is not None:
         given: dict[str, Any] = {key: getattr(options, key) for key in ("seed", "commit", "hardware", "log")}
         try:
-            print(register(options.register_weights, options.bundle, options.name, given, options.epoch))
+            bundle = options.repository / "bundles" / options.bundle
+            print(register(options.register_weights, bundle, options.name, given, options.epoch))
         except RecordError as error:
             print(f"not registered: {error}", file=sys.stderr)
             return 1
-    wanted = documents(options.bundle, options.repository)
+    wanted = documents(options.names, options.repository)
     if options.check:
         lines = differences(wanted)
         print("\n".join([*lines, "out of date: run python scripts/write_docs.py"] if lines else ["up to date"]))

@@ -12,6 +12,7 @@ import write_docs
 from bundle_files import read_bundle
 from bundle_metadata import filled
 from docs_results import Results, Table
+from documents import documents_of
 from ignite.engine import Engine, Events
 from training_record import RecordError, network_configs, recipe, register
 
@@ -19,6 +20,7 @@ from shared_transforms.tracking import MLflowTracking
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RIM = REPOSITORY / "bundles" / "rim_relaxometry"
+BEGIN, END = (mark.format("rim_relaxometry") for mark in (write_docs.BEGIN, write_docs.END))
 PROVENANCE = {
     "commit": "0123abcdef01",
     "seed": 7,
@@ -63,7 +65,7 @@ def repository(tmp_path: Path) -> Path:
     (bundle / "rim_relaxometry").mkdir()
     shutil.copy(RIM / "rim_relaxometry" / "network.py", bundle / "rim_relaxometry")
     shutil.copy(REPOSITORY / "constraints.txt", root)
-    (root / "README.md").write_text(f"# Title\n\n{write_docs.BEGIN}\nold\n{write_docs.END}\n\nend\n")
+    (root / "README.md").write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nend\n")
     write_result(bundle / "docs" / "results", "t1_held_out", ROWS, notes=["Six heads."], targets=TARGETS)
     return root
 
@@ -74,8 +76,7 @@ def bundle(repository: Path) -> Path:
 
 
 def run(repository: Path, *arguments: str) -> int:
-    where = ["--repository", str(repository), "--bundle", str(repository / "bundles" / "rim_relaxometry")]
-    return write_docs.main([*where, *arguments])
+    return write_docs.main(["--repository", str(repository), "--bundle", "rim_relaxometry", *arguments])
 
 
 def test_committed_documents_are_what_would_be_generated(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,8 +119,8 @@ def test_model_card_shows_results_beside_their_rivals(repository: Path, bundle: 
 def test_readme_keeps_what_stands_around_its_section(repository: Path) -> None:
     run(repository)
     text = (repository / "README.md").read_text()
-    assert text.startswith("# Title\n\n" + write_docs.BEGIN)
-    assert text.endswith(write_docs.END + "\n\nend\n")
+    assert text.startswith("# Title\n\n" + BEGIN)
+    assert text.endswith(END + "\n\nend\n")
     assert "old" not in text
     assert "| GM | 10 | 4.25 |" in text
     assert "Of 3 requirements measured, 2 are met." in text
@@ -177,7 +178,9 @@ def test_registered_weights_are_the_same_file(bundle: Path, run_dir: Path) -> No
     assert record["best_validation"] == {"RMSE": 5.125}
     assert record["network"] == ["inference.json"]
     assert record["seed"] == json.loads((bundle / "configs" / "train.json").read_text())["seed"]
-    entry = filled(read_bundle(bundle), Results.read(path.parent), REPOSITORY / "constraints.txt")["provenance"]
+    entry = filled(
+        read_bundle(bundle), Results.read(path.parent), REPOSITORY / "constraints.txt", documents_of(bundle.name)
+    )["provenance"]
     assert entry["models/model.pt"]["commit"] == "0123abc"
     assert entry["models/model.pt"]["uncommitted_changes"] is True
     assert entry["models/model.pt"]["hardware"] == "one core, 30 minutes"
@@ -247,7 +250,7 @@ def test_numbers_have_three_digits_and_no_exponent() -> None:
 
 def test_pivot_has_a_column_for_each_value() -> None:
     rows = [{"snr": s, "method": m, "rmse": r} for s, m, r in ((3, "rim", 1.0), (3, "mle", 2.0), (5, "rim", 3.0))]
-    text = docs_results.pivot(rows, {"snr": "SNR"}, "method", "rmse")
+    text = docs_results.pivot(rows, {"snr": "SNR"}, "method", "rmse", {"rim": "RIM", "mle": "MLE"})
     assert text.splitlines() == ["| SNR | RIM | MLE |", "|---|---|---|", "| 3 | 1 | 2 |", "| 5 | 3 | - |"]
 
 
