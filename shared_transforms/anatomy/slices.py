@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared_transforms.anatomy.deformation import CONTROLS, SPACING_MM, affine_matrix
 from shared_transforms.anatomy.fields import spline_weights, split_seed
 from shared_transforms.anatomy.head import Head, load_head
 from shared_transforms.errors import QMRIError
@@ -15,8 +16,6 @@ from shared_transforms.errors import QMRIError
 PLANES: tuple[str, ...] = ("axial", "coronal", "sagittal")
 # Head axes (0 right, 1 anterior, 2 superior) along a slice's rows, columns and normal, plane by plane.
 _AXES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
-_CONTROLS = 11
-_SPACING_MM = 32.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class SliceParameters:
         return cls(
             size=size, plane=torch.full((n,), PLANES.index(plane)), position=torch.tensor([position]).repeat(n, 1),
             rotation=torch.zeros(n, 3), scale=torch.ones(n, 3), shear=torch.zeros(n, 3), translation=torch.zeros(n, 3),
-            displacement=torch.zeros(n, 3, _CONTROLS, _CONTROLS, _CONTROLS), pixel_mm=torch.full((n,), pixel_mm),
+            displacement=torch.zeros(n, 3, CONTROLS, CONTROLS, CONTROLS), pixel_mm=torch.full((n,), pixel_mm),
             flip=torch.zeros(n, 2, dtype=torch.bool),
         )  # fmt: skip
 
@@ -154,7 +153,7 @@ def draw_slices(
     scale = torch.exp(0.05 + uniform(-0.08, 0.08, 1) + uniform(-0.07, 0.07, 3))
     translation = uniform(-shift, shift, 3)
     strength = uniform(0.25, 1.0, 1, 1, 1, 1) * max_displacement_mm
-    displacement = strength * uniform(-1.0, 1.0, 3, _CONTROLS, _CONTROLS, _CONTROLS)
+    displacement = strength * uniform(-1.0, 1.0, 3, CONTROLS, CONTROLS, CONTROLS)
     point = uniform(0.0, 1.0, 4)
     voxels = head.brain_voxels
     target = voxels[(point[:, 0] * len(voxels)).long().clamp_max(len(voxels) - 1)].float() + point[:, 1:] - 0.5
@@ -170,26 +169,6 @@ def draw_slices(
         scale=scale, shear=shear, translation=translation, displacement=displacement, pixel_mm=uniform(*pixel_mm),
         flip=(uniform(0.0, 1.0, 2) < 0.5) & (not whole_slice),
     )  # fmt: skip
-
-
-def affine_matrix(rotation: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
-    """Matrix Rz Ry Rx S Z from the scanner to the head.
-
-    Args:
-        rotation: [n, 3] angles about x, y, z [radians].
-        scale: [n, 3].
-        shear: [n, 3] upper triangle xy, xz, yz.
-
-    Returns:
-        Matrices [n, 3, 3].
-    """
-    generators = rotation.new_zeros(3, 3, 3)
-    for axis, (i, j) in enumerate(((1, 2), (2, 0), (0, 1))):
-        generators[axis, i, j], generators[axis, j, i] = -1.0, 1.0
-    about = torch.linalg.matrix_exp(rotation[..., None, None] * generators)
-    stretch = torch.eye(3, dtype=shear.dtype, device=shear.device).repeat(len(shear), 1, 1)
-    stretch[:, (0, 0, 1), (1, 2, 2)] = shear
-    return about[:, 2] @ about[:, 1] @ about[:, 0] @ stretch @ torch.diag_embed(scale)
 
 
 def _offsets(parameters: SliceParameters) -> tuple[Tensor, Tensor]:
@@ -225,7 +204,7 @@ def displacement_at(parameters: SliceParameters) -> Tensor:
     g = controls.shape[-1]
     # A slice is parallel to the control grid, so the three axes separate: no sum over 64 neighbours per pixel.
     weights = [
-        spline_weights((position[:, k, None] + offset) / _SPACING_MM + (g - 1) / 2, g)
+        spline_weights((position[:, k, None] + offset) / SPACING_MM + (g - 1) / 2, g)
         for k, offset in enumerate((rows, columns, torch.zeros_like(rows[:, :1])))
     ]
     sheet = torch.einsum("ncijk,nk->ncij", controls, weights[2][:, 0])
