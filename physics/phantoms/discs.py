@@ -1,4 +1,4 @@
-"""Geometric phantoms with analytic shape, drawn apart from being rasterised."""
+"""Discs in the plane, drawn apart from being rasterised."""
 
 from __future__ import annotations
 
