@@ -1,5 +1,6 @@
 """Dipole inversion: local field [ppm] to susceptibility [ppm], one calling convention for all methods."""
 
 from physics.dipole_inversion.iteration import Iteration
+from physics.dipole_inversion.kspace import l2_gradient, tikhonov, tkd
 
-__all__ = ["Iteration"]
+__all__ = ["Iteration", "l2_gradient", "tikhonov", "tkd"]

@@ -53,7 +53,7 @@ def remove_mean(chi: Tensor, mask: Tensor) -> Tensor:
     """Susceptibility with the mean over the mask subtracted from each volume, 0 outside the mask."""
     inside = chi * mask
     mean = inside.sum((-3, -2, -1), keepdim=True) / mask.sum((-3, -2, -1), keepdim=True)
-    return (inside - mean) * mask
+    return inside.sub_(mean).mul_(mask)
 
 
 @dataclass(frozen=True)
