@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rim_relaxometry.experiments import ablation, held_out, monte_carlo, phantom, repeatability, runner, sharpness
+from rim_relaxometry.experiments import ablation, held_out, monte_carlo, phantom, repeatability, sharpness
 from rim_relaxometry.experiments import structures as structures_of
-from rim_relaxometry.experiments.bench import Bench, plain, target
+from rim_relaxometry.experiments.bench import ONLY_T1, Bench
 from rim_relaxometry.experiments.methods import trivial_values
 from rim_relaxometry.experiments.scenes import NIST_T1, acquisition_of, brains, sphere_phantom
 from rim_relaxometry.experiments.statistics import median_bias, paired, sigmoid_slope, spread_test, welch
 from rim_relaxometry.network import RecurrentInferenceMachine
 
 from shared_transforms.errors import QMRIError
+from shared_transforms.experiments import plain, run_experiments, target
 
 SIZE = (32, 32)
 
@@ -242,12 +243,12 @@ def test_ablation_goes_on_where_it_stopped(bench: Bench) -> None:
 def test_runner_names_what_it_knows(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     calls: list[str] = []
     experiments = {name: lambda b, name=name: calls.append(name) or [] for name in ("timing", "phantom", "structures")}
-    runner.run_experiments(bench, experiments)
+    run_experiments(bench, experiments)
     assert calls == ["timing", "structures"] and "--phantom_dir" in capsys.readouterr().out
-    runner.run_experiments(bench, experiments, ("structures", "timing"))
+    run_experiments(bench, experiments, ("structures", "timing"))
     assert calls[2:] == ["structures", "timing"]
     with pytest.raises(QMRIError, match="one of timing"):
-        runner.run_experiments(bench, experiments, "tming")
+        run_experiments(bench, experiments, "tming")
 
 
 def test_config_names_every_function(rim_root: Path) -> None:
@@ -260,7 +261,7 @@ def test_config_names_every_function(rim_root: Path) -> None:
         module, _, function = node["_target_"].rpartition(".")
         parameters = signature(getattr(import_module(module), function)).parameters
         assert {k for k in node if not k.startswith("_")} <= set(parameters), name
-    assert set(runner.ONLY_T1) <= set(config["experiments"])
+    assert set(ONLY_T1) <= set(config["experiments"])
     assert set(config["bench"]) - {"_target_"} <= set(signature(Bench).parameters)
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from shared_transforms.experiments import Row
 from shared_transforms.simulation import SimulationDataset
 
 from ..loss import StepwiseLoss
 from ..network import RecurrentInferenceMachine
 from ..protocols import PROTOCOLS
 from ..simulator import RelaxometrySimulator
-from .bench import Bench, Row
+from .bench import Bench
 from .held_out import TISSUES, noisy
 from .methods import network_method
 from .scenes import Scene, acquisition_of, brains

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from shared_transforms.atomic import atomic_write
-from shared_transforms.figures import figure_to_png_bytes
-from shared_transforms.metrics import Estimate
-from shared_transforms.provenance import provenance, write_table
-from shared_transforms.weights import sha256_file
+from shared_transforms.experiments import ResultBench, Row
 
 from ..network import PARAMETERS
 from .methods import Method, load_resnet, mle_method, network_method, trivial_method
 from .scenes import SIZE
 
-Size = TypeVar("Size")
-Row = dict[str, Any]
-DIGITS = 5  # significant digits in the tables
+# Experiments on inversion recovery alone.
+ONLY_T1 = ("smoothness", "inversion_sweep", "structures", "sharpness", "ablation")
 
 
 @dataclass
-class Bench:
+class Bench(ResultBench):
     """Estimators under comparison and the folder of their results.
 
     Attributes:
@@ -73,10 +65,6 @@ class Bench:
         resnet = load_resnet(self.parameter, self.resnet_weights)
         self.resnet = None if resnet is None else resnet.to(self.device)
 
-    def pick(self, full: Size, quick: Size) -> Size:
-        """The size of a full run, or that of a quick one."""
-        return quick if self.quick else full
-
     def methods(self, times: Tensor, paper_smoothness: bool = False, trivial: bool = True) -> list[Method]:
         """Estimators that can be applied to a protocol.
 
@@ -108,79 +96,26 @@ class Bench:
         file = "no file given" if self.resnet_weights is None else f"no file {Path(self.resnet_weights).name}"
         return [{"method": "resnet", "note": f"left out: {file} of its weights"}]
 
-    def write(
-        self, name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = (), targets: Sequence[Row] = ()
-    ) -> list[Path]:
-        """Write a table with its provenance.
-
-        Args:
-            name: of the experiment; the file is ``<parameter>_<name>``.
-            rows: the table; numbers are rounded, those that are not finite left empty.
-            notes: what a reader must know of the data and the methods.
-            targets: rows of :func:`target`.
-
-        Returns:
-            The csv and the json file.
-        """
-        source = provenance(self.seed)
-        source["experiment"] = (
-            f"{self.parameter} {name}{' (quick run: sizes too small to count)' if self.quick else ''}"
-        )
-        if self.weights is not None and Path(self.weights).is_file():
-            source["weights"] = {"file": Path(self.weights).name, "sha256": sha256_file(self.weights)}
-        source["notes"] = list(notes)
-        source["targets"] = [plain(row) for row in targets]
-        if targets:
-            print(f"  {name}: {sum(row['met'] for row in targets)} of {len(targets)} targets met", flush=True)
-        stem = Path(self.output_dir) / "results" / self.file_name(name)
-        return write_table(stem, [plain(row) for row in rows], source)
-
-    def save_figure(self, name: str, figure: Figure) -> Path:
-        """Write a figure as png."""
-        path = Path(self.output_dir) / "figures" / f"{self.file_name(name)}.png"
-        with atomic_write(path) as file:
-            file.write(figure_to_png_bytes(figure))
-        return path
-
     def file_name(self, name: str) -> str:
-        """File name, without suffix, of the results of an experiment."""
+        """The parameter and the name of the experiment."""
         return f"{self.parameter.lower()}_{name}"
+
+    def title(self, name: str) -> str:
+        """The parameter and the name of the experiment."""
+        return f"{self.parameter} {name}"
+
+    def weight_files(self) -> dict[str, str | Path]:
+        """The file of the network's weights."""
+        return {} if self.weights is None else {"weights": self.weights}
+
+    def left_out(self, name: str) -> str | None:
+        """Experiments on inversion recovery where T2 is mapped, and the phantom where no folder is given."""
+        if self.parameter == "T2" and name in ONLY_T1:
+            return "it is about inversion recovery, run it with --parameter T1"
+        if name == "phantom" and self.phantom_dir is None:
+            return "give the folder of the NIST phantom with --phantom_dir"
+        return None
 
 
 def _same(own: Any, times: Tensor) -> bool:
     return own.shape == times.shape and bool(((own.cpu() - times.cpu()).abs() < 1e-3).all())
-
-
-def target(what: str, value: float, limit: float, below: bool = True) -> Row:
-    """One requirement and whether it is met.
-
-    Args:
-        what: the requirement in words.
-        value: measured.
-        limit: the largest (``below``) or smallest value that meets it.
-        below: direction.
-    """
-    return {"target": what, "limit": limit, "measured": value, "met": bool(value <= limit if below else value >= limit)}
-
-
-def plain(row: Mapping[str, Any]) -> Row:
-    """A row as csv and json can hold it: numbers rounded to five digits, None for what is not finite."""
-    return {name: _plain(value) for name, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        value = value.item()
-    if hasattr(value, "item") and not isinstance(value, float | int):
-        value = value.item()
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-    return value
-
-
-def interval(name: str, estimate: Estimate) -> Row:
-    """Columns ``name``, ``name_low`` and ``name_high`` of an estimate with its confidence interval."""
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-Experiment = Callable[..., list[Path]]

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from shared_transforms.experiments import charts as shared
+from shared_transforms.experiments.charts import FONT, legend_below, log_axes, new_figure, tidy
+
+__all__ = ["FONT", "colour", "grouped_boxes", "legend_below", "line", "log_axes", "new_figure", "tidy"]
 
 # Okabe and Ito: told apart with every kind of colour vision.
 COLOURS = {
@@ -21,28 +24,12 @@ COLOURS = {
     "truth": "#222222",
 }
 OTHER = "#E69F00"
-FONT = 9
 Boxes = Mapping[str, Mapping[str, Sequence[float]]]  # method -> place -> five quantiles
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches, without pyplot."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def colour(method: str) -> str:
     """Colour of a method, the same in every figure."""
     return COLOURS.get(method, OTHER)
-
-
-def tidy(axis: Axes) -> None:
-    """Thin frame, light grid, small labels."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(True, axis="y", color="#e3e6ea", lw=0.7)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=FONT - 1)
 
 
 def grouped_boxes(axis: Axes, boxes: Boxes, places: Sequence[str], limits: tuple[float, float] | None = None) -> None:
@@ -82,23 +69,4 @@ def grouped_boxes(axis: Axes, boxes: Boxes, places: Sequence[str], limits: tuple
 
 def line(axis: Axes, method: str, x: Sequence[float], y: Sequence[float], style: str = "o-") -> None:
     """One method's values, NaN left out."""
-    points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None and np.isfinite(b)]
-    if points:
-        axis.plot(*zip(*points, strict=True), style, color=colour(method), ms=4, lw=1.3, label=method)
-
-
-def log_axes(axis: Axes, x_ticks: Sequence[float], y_ticks: Sequence[float] | None = None) -> None:
-    """Logarithmic axes with plain numbers at the ticks given; without ``y_ticks`` the second stays linear."""
-    axis.set_xscale("log")
-    axis.set_xticks(list(x_ticks), [f"{x:g}" for x in x_ticks])
-    if y_ticks is not None:
-        axis.set_yscale("log")
-        axis.set_yticks(list(y_ticks), [f"{y:g}" for y in y_ticks])
-    axis.minorticks_off()
-
-
-def legend_below(figure: Figure, axis: Axes) -> None:
-    """One legend for all panels, below them."""
-    handles, labels = axis.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=8, fontsize=FONT, frameon=False)
+    shared.line(axis, x, y, colour(method), method, style)

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from physics.noise import sigma_from_snr
 from shared_transforms.anatomy import split_generator
+from shared_transforms.experiments import Row, target
 
 from . import charts
-from .bench import Bench, Row, target
+from .bench import Bench
 from .methods import mle_method
 from .monte_carlo import protocol_of
 from .scenes import Scene, acquire, acquisition_of, brains, model_of, signal_of

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from physics.noise import sigma_from_snr
 from shared_transforms.anatomy import split_generator
+from shared_transforms.experiments import Row, target
 from shared_transforms.metrics import coefficient_of_variation, relative_bias, rmse, robust_sd
 
 from . import charts
-from .bench import Bench, Row, target
+from .bench import Bench
 from .methods import Method
 from .scenes import Scene, acquire, acquisition_of, brains, model_of, signal_of
 from .statistics import quantiles

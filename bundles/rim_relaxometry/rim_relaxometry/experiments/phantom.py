@@ -19,12 +19,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shared_transforms.errors import QMRIError
+from shared_transforms.experiments import Row, target
 from shared_transforms.io import find_series, load_series
 
 from ..maps import noise_deviation
 from ..network import PARAMETERS
 from . import charts
-from .bench import Bench, Row, target
+from .bench import Bench
 from .methods import Method, trivial_values
 from .scenes import model_of
 from .statistics import Array

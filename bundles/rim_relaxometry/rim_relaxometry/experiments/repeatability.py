@@ -11,10 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from physics.noise import sigma_from_snr
+from shared_transforms.experiments import Row, interval
 from shared_transforms.metrics import bootstrap, coefficient_of_variation, rmse, robust_sd
 
 from . import charts
-from .bench import Bench, Row, interval
+from .bench import Bench
 from .monte_carlo import repeat
 from .scenes import CLINICAL, Scene, acquisition_of, brains, model_of, signal_of, sphere_phantom
 from .statistics import quantiles

@@ -10,10 +10,11 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 from tqdm import tqdm
 
+from shared_transforms.experiments import Row, interval
 from shared_transforms.metrics import bootstrap
 
 from . import charts
-from .bench import Bench, Row, interval
+from .bench import Bench
 from .monte_carlo import repeat
 from .scenes import Scene, acquisition_of, brains, signal_of
 from .statistics import Array, paired, quantiles, sigmoid_slope

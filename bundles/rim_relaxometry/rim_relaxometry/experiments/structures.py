@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 from tqdm import tqdm
 
+from shared_transforms.experiments import Row, interval
 from shared_transforms.metrics import bootstrap, coefficient_of_variation, relative_bias
 
 from . import charts
-from .bench import Bench, Row, interval
+from .bench import Bench
 from .monte_carlo import repeat
 from .scenes import Scene, acquisition_of, brains, signal_of
 from .statistics import Array, quantiles, spread_test, welch

@@ -15,8 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shared_transforms.anatomy import split_generator
+from shared_transforms.experiments import Row, target
 
-from .bench import Bench, Row, target
+from .bench import Bench
 from .held_out import noisy
 from .methods import Method
 from .monte_carlo import protocol_of

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shared_transforms.errors import QMRIError
+from shared_transforms.experiments.bench import ResultBench
 
-from .bench import Bench, Experiment
+__all__ = ["Experiment", "run_experiments"]
 
-# Experiments on inversion recovery alone.
-ONLY_T1 = ("smoothness", "inversion_sweep", "structures", "sharpness", "ablation")
+Experiment = Callable[..., list[Path]]
 
 
 def run_experiments(
-    bench: Bench, experiments: Mapping[str, Experiment], selected: str | Sequence[str] = "all"
+    bench: ResultBench, experiments: Mapping[str, Experiment], selected: str | Sequence[str] = "all"
 ) -> list[Path]:
     """Run experiments and say what they wrote.
 
     Args:
-        bench: estimators and output folder.
+        bench: methods under comparison and output folder, the first argument of every experiment.
         experiments: name to function, in the order in which ``"all"`` runs them.
-        selected: a name, several with commas, or ``"all"``; all leaves out what does not apply: experiments on
-            inversion recovery where T2 is mapped, and the phantom where no folder is given.
+        selected: a name, several with commas, or ``"all"``; what does not apply (``bench.left_out``) is named and
+            left out.
 
     Returns:
         The files written.
@@ -41,8 +41,8 @@ def run_experiments(
         )  # fmt: skip
     files = []
     for number, name in enumerate(names, 1):
-        print(f"[{number}/{len(names)}] {bench.parameter} {name}", flush=True)
-        if reason := _not_applicable(bench, name):
+        print(f"[{number}/{len(names)}] {bench.title(name)}", flush=True)
+        if reason := bench.left_out(name):
             print(f"  left out: {reason}", flush=True)
             continue
         begin = time.perf_counter()
@@ -50,11 +50,3 @@ def run_experiments(
         print(f"  {time.perf_counter() - begin:.0f} s: " + ", ".join(str(path) for path in written), flush=True)
         files += written
     return files
-
-
-def _not_applicable(bench: Bench, name: str) -> str | None:
-    if bench.parameter == "T2" and name in ONLY_T1:
-        return "it is about inversion recovery, run it with --parameter T1"
-    if name == "phantom" and bench.phantom_dir is None:
-        return "give the folder of the NIST phantom with --phantom_dir"
-    return None
