@@ -76,7 +76,7 @@ def find_series(dataset_dir: str | Path, kind: str) -> list[dict[str, Any]]:
             file=root, field="dataset_dir", found="no such folder", expected=f"a folder with {rule.label} images",
             remedy="check the path (dataset_dir)",
         )  # fmt: skip
-    images = _images(root)
+    images = images_below(root)
     candidates, skipped, faults, others = _sort_out(images, rule)
     groups = _grouped(candidates, rule)
     _raise_gaps(groups, faults, others, rule)
@@ -106,11 +106,18 @@ def series_stem(files: list[Path], sidecars: list[dict[str, Any]], rule: KindRul
     return safe or re.sub(r"[^A-Za-z0-9_.-]+", "-", files[0].resolve().parent.name).strip("-_.") or "series"
 
 
-def _images(root: Path) -> list[Path]:
+def images_below(root: Path, derivatives: bool = False) -> list[Path]:
+    """NIfTI files of a folder and those below it, without hidden files; or the one file.
+
+    Args:
+        root: folder or file.
+        derivatives: whether to look into derivative datasets below it.
+    """
     if root.is_file():
         return [root]
     visible = (p for p in root.rglob("*") if not any(part.startswith(".") for part in p.relative_to(root).parts))
     derived = {p.parent for p in root.rglob("dataset_description.json") if p.parent != root and _is_derivative(p)}
+    derived = set() if derivatives else derived
     return sorted(p for p in visible if is_nifti(p) and p.is_file() and not derived.intersection(p.parents))
 
 

@@ -16,6 +16,7 @@ from monai.transforms import MapTransform
 
 from shared_transforms.errors import QMRIError
 from shared_transforms.io.find import find_series, series_stem
+from shared_transforms.io.geometry import check_same_grid
 from shared_transforms.io.nifti import NiftiInfo, nifti_name, read_data, read_header, read_volume
 from shared_transforms.io.sidecar import (
     KindRule,
@@ -28,7 +29,6 @@ from shared_transforms.io.sidecar import (
     rule_of,
 )
 
-_GEOMETRY_TOLERANCE = 0.01  # of a voxel: what DICOM's decimal strings lose
 _SIGNED_SHARE = 0.01  # of the voxels that are not zero; interpolation leaves fewer negative ones
 
 
@@ -131,7 +131,7 @@ def load_series(paths: Sequence[str | Path], kind: str, skip_first: int = 0) -> 
     values = _read_voxels(volumes)
     notes += _fold(values, rule, first.path)
     return {
-        "image": _as_meta_tensor(values, first, files[0]),
+        "image": as_meta_tensor(values, first, files[0]),
         "acquisition": acquisition,
         "stem": series_stem(files, sidecars, rule),
         "sources": list(dict.fromkeys(str(v.info.path) for v in volumes)),
@@ -173,31 +173,8 @@ def _read_headers(files: list[Path], rule: KindRule) -> tuple[list[_Volume], lis
         for i, time in enumerate(times):
             volumes.append(_Volume(info, i, time, repetition[i] if repetition else None))
         sidecars.append(sidecar)
-        _check_geometry(volumes[0].info, info)
+        check_same_grid(volumes[0].info, info)
     return volumes, sidecars
-
-
-def _check_geometry(first: NiftiInfo, other: NiftiInfo) -> None:
-    """Two files of a series lie on one grid: equal shape, and corners that agree to a hundredth of a voxel."""
-
-    def fail(field: str, found: object, expected: object) -> None:
-        raise QMRIError(
-            file=other.path, field=field, found=found, expected=f"{expected}, as in {first.path.name}",
-            remedy="give images of one series only, or resample them to one grid first",
-        )  # fmt: skip
-
-    if other.shape != first.shape:
-        fail("dim", f"shape {other.shape}", f"shape {first.shape}")
-    if not np.allclose(other.voxel_size, first.voxel_size, rtol=1e-3):
-        fail("pixdim", f"voxel size {_rounded(other.voxel_size)} mm", f"{_rounded(first.voxel_size)} mm")
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in first.shape], [1])).reshape(4, -1)
-    shift = float(np.linalg.norm(((other.affine - first.affine) @ corners)[:3], axis=0).max())
-    if shift > _GEOMETRY_TOLERANCE * min(first.voxel_size):
-        fail("affine", f"an affine that moves a corner by {shift:.4g} mm", "the same affine")
-
-
-def _rounded(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(round(v, 4) for v in values)
 
 
 def _series_notes(sidecar: dict[str, Any], rule: KindRule, skipped: list[float]) -> list[str]:
@@ -264,7 +241,8 @@ def _fold(values: npt.NDArray[np.float32], rule: KindRule, file: Path) -> list[s
     return [f"{note}: folded to magnitude"]
 
 
-def _as_meta_tensor(values: npt.NDArray[np.float32], info: NiftiInfo, file: Path) -> MetaTensor:
+def as_meta_tensor(values: npt.NDArray[np.float32], info: NiftiInfo, file: Path) -> MetaTensor:
+    """A MetaTensor ``[C, H, W, D]`` with what MONAI's writers ask for."""
     affine = torch.from_numpy(info.affine)
     meta = {
         "filename_or_obj": str(file),  # what MONAI's own writers and MONAI Label look for

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["prepare_series"]
+__all__ = ["prepare_field", "prepare_series"]
 
 
 def prepare_series(
@@ -25,3 +25,24 @@ def prepare_series(
     """
     acquisition = {name: value.to(device, non_blocking=non_blocking) for name, value in item["acquisition"].items()}
     return item["image"][None].to(device, non_blocking=non_blocking), None, (), acquisition
+
+
+def prepare_field(
+    item: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
+    """``prepare_batch`` of MONAI's evaluator for one local field, loaded with ``DataLoader(batch_size=None)``.
+
+    Args:
+        item: what :class:`LoadLocalFieldd` returns: ``image`` ``[2, X, Y, Z]``, ``mask`` ``[1, X, Y, Z]`` and
+            ``acquisition``.
+        device: where the network runs.
+        non_blocking: as for ``Tensor.to``.
+
+    Returns:
+        Field and magnitude with a batch axis ``[1, 2, X, Y, Z]``, no label, and as keyword arguments ``mask``
+        ``[1, 1, X, Y, Z]``, ``voxel_size`` [mm] and ``b0_direction``, each three numbers.
+    """
+    acquisition = item["acquisition"]
+    keywords: dict[str, Any] = {name: tuple(acquisition[name].tolist()) for name in ("voxel_size", "b0_direction")}
+    keywords["mask"] = item["mask"][None].to(device, non_blocking=non_blocking)
+    return item["image"][None].to(device, non_blocking=non_blocking), None, (), keywords

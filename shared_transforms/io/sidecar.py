@@ -51,6 +51,8 @@ RULES: dict[str, KindRule] = {
         "EchoTime", "MESE", "echo", 2, 5.0, 1.0, ("InversionTime", "RepetitionTime"), "multi-echo spin echo"
     ),
 }  # fmt: skip
+# Not a kind of series: magnitude and phase belong together, and have a reader of their own.
+GRADIENT_ECHO = KindRule("EchoTime", "MEGRE", "echo", 2, 0.5, 0.1, (), "multi-echo gradient echo")
 _LONGEST_REPETITION = 60.0  # s
 _REPETITION_FIELDS = ("RepetitionTime", "RepetitionTimePreparation")
 _NOT_MAGNITUDE = {"PHASE", "REAL", "IMAGINARY", "P", "R", "I"}
