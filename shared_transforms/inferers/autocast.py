@@ -39,12 +39,11 @@ class AutocastInferer(SimpleInferer):
 
     Args:
         enabled: None takes bfloat16 where the device has instructions for it; True and False decide.
-        channels_last: give volumes and images to the network with the channels last in memory, which is faster.
     """
 
-    def __init__(self, enabled: bool | None = None, channels_last: bool = True) -> None:
+    def __init__(self, enabled: bool | None = None) -> None:
         super().__init__()
-        self.enabled, self.channels_last = enabled, channels_last
+        self.enabled = enabled
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Apply the network.
@@ -59,8 +58,6 @@ class AutocastInferer(SimpleInferer):
             The network's output, reduced precision brought back to float32.
         """
         plain = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        if self.channels_last and plain.ndim in (4, 5):
-            plain = plain.to(memory_format=torch.channels_last if plain.ndim == 4 else torch.channels_last_3d)
         enabled = bfloat16_device(plain.device) if self.enabled is None else self.enabled
         with torch.autocast(plain.device.type, torch.bfloat16, enabled=enabled):
             output = network(plain, *args, **kwargs)

@@ -1,27 +1,17 @@
-"""Errors of parameter maps: over repeated experiments, over subjects, and as metrics of the engines.
-
-All relative quantities are in per cent. Everything is computed in double precision.
-"""
+"""Errors of parameter maps over repeated experiments and over subjects."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from ignite.metrics import Metric
-from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from torch import Tensor
 
 __all__ = [
-    "RMSE",
     "Estimate",
-    "RelativeBias",
-    "RelativeRMSE",
-    "StandardizedRMSE",
     "bootstrap",
     "coefficient_of_variation",
     "relative_bias",
@@ -183,102 +173,3 @@ def _median(values: Tensor, dim: int) -> Tensor:
     ordered, n = values.sort(dim).values, values.shape[dim]
     median = (ordered.select(dim, (n - 1) // 2) + ordered.select(dim, n // 2)) / 2
     return torch.where(ordered.select(dim, n - 1).isnan(), torch.nan, median)  # NaN is sorted to the end
-
-
-def _from_dictionaries(output: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    return output["pred"], output[
-        "label"
-    ]  # monai.utils.enums.CommonKeys, without the seconds that monai takes to import
-
-
-class _MaskedMetric(Metric):
-    """Sum of a quantity over the masked voxels of one parameter, reduced over batches and ranks.
-
-    A NaN or infinite estimate makes the metric NaN or infinite; it is never left out.
-    """
-
-    _sum: float
-    _count: int
-
-    def __init__(
-        self,
-        parameter_index: int,
-        output_transform: Callable[[Any], Any] = _from_dictionaries,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        self.parameter_index = parameter_index
-        super().__init__(output_transform=output_transform, device=device)
-
-    @reinit__is_reduced
-    def reset(self) -> None:
-        """Forget all batches."""
-        self._sum, self._count = 0.0, 0
-
-    @reinit__is_reduced
-    def update(self, output: tuple[Tensor, Mapping[str, Tensor]]) -> None:
-        """Add a batch.
-
-        Args:
-            output: prediction [batch, 2Q, *shape] (Q parameters, then their standard errors), and the label:
-                ``parameters`` [batch, Q, *shape], optionally ``mask`` [batch, 1, *shape].
-        """
-        prediction, label = output
-        truth = label["parameters"].detach().double()
-        index, n_parameters = self.parameter_index, truth.shape[1]
-        values = self._values(prediction.detach().double(), truth, index, n_parameters)
-        mask = label.get("mask")
-        if mask is not None:
-            values = values[mask[:, 0] != 0]
-        self._sum += float(values.sum())
-        self._count += values.numel()
-
-    @sync_all_reduce("_sum", "_count")
-    def compute(self) -> float:
-        """The metric over all batches of all ranks; NaN where no voxel was counted."""
-        return self._finish(self._sum / self._count) if self._count else math.nan
-
-    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
-        raise NotImplementedError
-
-    def _finish(self, mean: float) -> float:
-        return math.sqrt(mean) if mean >= 0 else mean  # NaN stays
-
-
-class RMSE(_MaskedMetric):
-    """Root mean square error of one parameter, in its unit.
-
-    Args:
-        parameter_index: which of the Q parameters.
-        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
-        device: kept for ignite; sums are double precision numbers.
-    """
-
-    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
-        return (prediction[:, index] - truth[:, index]).square()
-
-
-class RelativeRMSE(_MaskedMetric):
-    """Root mean square of the relative error of one parameter, in per cent. Arguments as for ``RMSE``."""
-
-    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
-        return (100 * (prediction[:, index] / truth[:, index] - 1)).square()
-
-
-class RelativeBias(_MaskedMetric):
-    """Mean relative error of one parameter, in per cent, with its sign. Arguments as for ``RMSE``."""
-
-    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
-        return 100 * (prediction[:, index] / truth[:, index] - 1)
-
-    def _finish(self, mean: float) -> float:
-        return mean
-
-
-class StandardizedRMSE(_MaskedMetric):
-    """Root mean square of error over predicted standard error: 1 if calibrated, more if these are too small.
-
-    Arguments as for ``RMSE``.
-    """
-
-    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
-        return ((prediction[:, index] - truth[:, index]) / prediction[:, n_parameters + index]).square()

@@ -1,0 +1,190 @@
+"""Errors of parameter maps as metrics of the engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from ignite.metrics import Metric
+from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+from torch import Tensor
+
+from shared_transforms.metrics.image import hfen, nrmse, xsim
+
+__all__ = ["HFEN", "NRMSE", "RMSE", "XSIM", "RelativeBias", "RelativeRMSE", "StandardizedRMSE"]
+
+
+def _from_dictionaries(output: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    return output["pred"], output[
+        "label"
+    ]  # monai.utils.enums.CommonKeys, without the seconds that monai takes to import
+
+
+class _MaskedMetric(Metric):
+    """Sum of a quantity over the masked voxels of one parameter, reduced over batches and ranks.
+
+    A NaN or infinite estimate makes the metric NaN or infinite; it is never left out.
+    """
+
+    _sum: float
+    _count: int
+
+    def __init__(
+        self,
+        parameter_index: int,
+        output_transform: Callable[[Any], Any] = _from_dictionaries,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.parameter_index = parameter_index
+        super().__init__(output_transform=output_transform, device=device)
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._sum, self._count = 0.0, 0
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Tensor, Mapping[str, Tensor]]) -> None:
+        """Add a batch.
+
+        Args:
+            output: prediction [batch, 2Q, *shape] (Q parameters, then their standard errors), and the label:
+                ``parameters`` [batch, Q, *shape], optionally ``mask`` [batch, 1, *shape].
+        """
+        prediction, label = output
+        truth = label["parameters"].detach().double()
+        index, n_parameters = self.parameter_index, truth.shape[1]
+        values = self._values(prediction.detach().double(), truth, index, n_parameters)
+        mask = label.get("mask")
+        if mask is not None:
+            values = values[mask[:, 0] != 0]
+        self._sum += float(values.sum())
+        self._count += values.numel()
+
+    @sync_all_reduce("_sum", "_count")
+    def compute(self) -> float:
+        """The metric over all batches of all ranks; NaN where no voxel was counted."""
+        return self._finish(self._sum / self._count) if self._count else math.nan
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        raise NotImplementedError
+
+    def _finish(self, mean: float) -> float:
+        return math.sqrt(mean) if mean >= 0 else mean  # NaN stays
+
+
+class RMSE(_MaskedMetric):
+    """Root mean square error of one parameter, in its unit.
+
+    Args:
+        parameter_index: which of the Q parameters.
+        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
+        device: kept for ignite; sums are double precision numbers.
+    """
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        return (prediction[:, index] - truth[:, index]).square()
+
+
+class RelativeRMSE(_MaskedMetric):
+    """Root mean square of the relative error of one parameter, in per cent. Arguments as for ``RMSE``."""
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        return (100 * (prediction[:, index] / truth[:, index] - 1)).square()
+
+
+class RelativeBias(_MaskedMetric):
+    """Mean relative error of one parameter, in per cent, with its sign. Arguments as for ``RMSE``."""
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        return 100 * (prediction[:, index] / truth[:, index] - 1)
+
+    def _finish(self, mean: float) -> float:
+        return mean
+
+
+class StandardizedRMSE(_MaskedMetric):
+    """Root mean square of error over predicted standard error: 1 if calibrated, more if these are too small.
+
+    Arguments as for ``RMSE``.
+    """
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        return ((prediction[:, index] - truth[:, index]) / prediction[:, n_parameters + index]).square()
+
+
+class _SampleMetric(Metric):
+    """Mean over samples of a figure of merit of whole maps, reduced over batches and ranks.
+
+    Samples whose mask is empty say nothing and are not counted.
+
+    Args:
+        parameter_index: which of the Q parameters.
+        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
+        device: kept for ignite; sums are double precision numbers.
+    """
+
+    _sum: float
+    _count: int
+
+    def __init__(
+        self,
+        parameter_index: int = 0,
+        output_transform: Callable[[Any], Any] = _from_dictionaries,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.parameter_index = parameter_index
+        super().__init__(output_transform=output_transform, device=device)
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._sum, self._count = 0.0, 0
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Tensor, Mapping[str, Tensor]]) -> None:
+        """Add a batch.
+
+        Args:
+            output: prediction [batch, Q or more, X, Y, Z], and the label: ``parameters`` [batch, Q, X, Y, Z],
+                optionally ``mask`` [batch, 1, X, Y, Z].
+        """
+        prediction, label = output
+        estimate, truth = (x.detach()[:, self.parameter_index] for x in (prediction, label["parameters"]))
+        mask = label["mask"][:, 0] != 0 if "mask" in label else torch.ones_like(truth, dtype=torch.bool)
+        seen = mask.flatten(1).any(1)
+        if seen.any():
+            values = self._values(estimate[seen], truth[seen], mask[seen])
+            self._sum += float(values.sum())
+            self._count += len(values)
+
+    @sync_all_reduce("_sum", "_count")
+    def compute(self) -> float:
+        """The mean over all samples of all ranks; NaN where there was none."""
+        return self._sum / self._count if self._count else math.nan
+
+    def _values(self, estimate: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class NRMSE(_SampleMetric):
+    """Mean over samples of :func:`~shared_transforms.metrics.image.nrmse`, in per cent; lower is better."""
+
+    def _values(self, estimate: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+        return nrmse(estimate, truth, mask)
+
+
+class HFEN(_SampleMetric):
+    """Mean over samples of :func:`~shared_transforms.metrics.image.hfen`, in per cent; lower is better."""
+
+    def _values(self, estimate: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+        return hfen(estimate, truth, mask)
+
+
+class XSIM(_SampleMetric):
+    """Mean over samples of :func:`~shared_transforms.metrics.image.xsim`, maps in ppm; higher is better."""
+
+    def _values(self, estimate: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+        return xsim(estimate, truth, mask)
