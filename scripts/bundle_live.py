@@ -18,7 +18,10 @@ from types import ModuleType
 from typing import Any
 
 from bundle_files import REPOSITORY, VENDORED, Bundle, Fault, read_bundle, walk
+from bundle_packages import required_packages
 from bundle_rules import BASES, bases_of, mask_references, unknown_keys
+
+ANY_SIZE = 16  # stands for "*" when the network is run
 
 
 class Blocked(MetaPathFinder):
@@ -35,7 +38,14 @@ class Blocked(MetaPathFinder):
 
 def live_faults(bundle: Bundle) -> list[Fault]:
     """All faults that show when the bundle's code is imported. The bundle's root must be on ``sys.path``."""
-    return [*targets(bundle), *import_statements(bundle), *dangling(bundle), *weights(bundle)]
+    return [
+        *targets(bundle),
+        *import_statements(bundle),
+        *dangling(bundle),
+        *weights(bundle),
+        *described_shapes(bundle),
+        *required_packages(bundle),
+    ]
 
 
 def targets(bundle: Bundle) -> Iterator[Fault]:
@@ -170,6 +180,32 @@ def weights(bundle: Bundle) -> Iterator[Fault]:
         except Exception as error:  # RuntimeError of torch, QMRIError of a network that checks itself
             problem = f"does not fit network_def of {'+'.join(names)}: {' '.join(str(error).split())[:400]}"
             yield Fault(file, "network_def", problem, "ship the weights of this network, or mend network_def")
+
+
+def described_shapes(bundle: Bundle) -> Iterator[Fault]:
+    """What the network of inference.json gives has the channels and sizes of network_data_format.
+
+    It may be smaller than the input, as that of a network which cuts off the border is.
+    """
+    import torch
+
+    described = bundle.metadata.get("network_data_format", {})
+    image, pred = (described.get(side, {}).get(key, {}) for side, key in (("inputs", "image"), ("outputs", "pred")))
+    size = [ANY_SIZE if length == "*" else length for length in image.get("spatial_shape", [])]
+    if "inference.json" not in bundle.configs or not size or not all(isinstance(length, int) for length in size):
+        return
+    try:
+        network = _parser(bundle, ["inference.json"]).get_parsed_content("network_def").eval()
+        with torch.inference_mode():
+            found = list(network(torch.rand(1, image["num_channels"], *size)).shape)[1:]
+    except Exception as error:  # whatever the bundle's code raises
+        problem = f"network_def of inference.json takes no such image: {type(error).__name__}: {_last_line(error)}"
+        yield Fault("configs/metadata.json", "network_data_format#inputs#image", problem, "describe what it takes")
+        return
+    wanted = [pred.get("num_channels"), *pred.get("spatial_shape", [])]
+    if len(found) != len(wanted) or any(w not in ("*", f) for w, f in zip(wanted, found, strict=True)):
+        problem = f"is {wanted}, but for {[image['num_channels'], *size]} the network gives {found}"
+        yield Fault("configs/metadata.json", "network_data_format#outputs#pred", problem, "describe what it gives")
 
 
 def _last_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from bundle_files import MAX_FILE_BYTES, Bundle, Fault, lookup, walk
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 BASES = ("train.json", "inference.json")
+TRAINING = re.compile(r"train(_\w+)?\.json")  # further stages of a training are complete too: train_gan.json
 STANDARD_OVERLAYS = {
     "evaluate.json": ["train.json"],
     "multi_gpu_train.json": ["train.json"],
@@ -104,19 +105,31 @@ def files(bundle: Bundle) -> Iterator[Fault]:
         yield Fault(f"configs/{path.name}", "-", "is YAML", "write JSON: monai.bundle.load reads nothing else")
 
 
+def trainings(bundle: Bundle) -> list[str]:
+    """The training configs that are complete by themselves, ``train.json`` first if it is there."""
+    complete = [name for name in bundle.runnable if TRAINING.fullmatch(name) and not bases_of(bundle, name)]
+    return sorted(complete, key=lambda name: (name != "train.json", name))
+
+
+def kinds(bundle: Bundle) -> dict[str, str]:
+    """Each complete config and the one whose rules hold for it, ``train.json`` or ``inference.json``."""
+    found = dict.fromkeys(trainings(bundle), "train.json")
+    return found | {name: name for name in ("inference.json",) if name in bundle.configs}
+
+
 def required_ids(bundle: Bundle) -> Iterator[Fault]:
     """The ids that MONAI expects of training and inference."""
-    for name, ids in REQUIRED_IDS.items():
-        for id in ids:
-            if name in bundle.configs and not _has(bundle.configs[name], id):
+    for name, kind in kinds(bundle).items():
+        for id in REQUIRED_IDS[kind]:
+            if not _has(bundle.configs[name], id):
                 yield Fault(f"configs/{name}", id, "is not there", f"define {id}; MONAI and its tools expect it")
 
 
 def references(bundle: Bundle) -> Iterator[Fault]:
     """What MONAI finds by reference must be a reference, or check_properties fails."""
-    for name, pairs in REFERENCES.items():
-        config = bundle.configs.get(name, {})
-        for id, target in pairs.items():
+    for name, kind in kinds(bundle).items():
+        config = bundle.configs[name]
+        for id, target in REFERENCES[kind].items():
             parent = id.rpartition("#")[0]
             if not _has(config, id):
                 if id in HANDLER_IDS and _has(config, parent):
@@ -144,7 +157,7 @@ def starts_by_itself(bundle: Bundle) -> Iterator[Fault]:
         if steps is not None and (not isinstance(steps, list) or steps[:1] != [PATH_ENTRY]):
             problem = "does not begin with the bundle's root"
             yield Fault(f"configs/{name}", "initialize", problem, f'let "{PATH_ENTRY}" be the first item')
-        if name in BASES and "$import sys" not in (config.get("imports") or []):
+        if name in kinds(bundle) and "$import sys" not in (config.get("imports") or []):
             yield Fault(f"configs/{name}", "imports", 'has no "$import sys"', 'add "$import sys": initialize needs it')
 
 
@@ -210,14 +223,14 @@ def mask_references(expression: str) -> str:
 
 def bases_of(bundle: Bundle, name: str) -> list[str]:
     """Configs that the overlay ``name`` lies on; empty for a config that is complete by itself."""
-    declared = bundle.configs[name].get("_overlay_of_", STANDARD_OVERLAYS.get(name))
-    return list(BASES) if declared is None else list(declared)
+    usual = [] if TRAINING.fullmatch(name) or name in BASES else STANDARD_OVERLAYS.get(name, BASES)
+    return list(bundle.configs.get(name, {}).get("_overlay_of_", usual))
 
 
 def overlays(bundle: Bundle) -> Iterator[Fault]:
     """Every key of an overlay exists in a config that it lies on: MONAI accepts a misspelt key in silence."""
     for name in bundle.runnable:
-        bases = [] if name in BASES else bases_of(bundle, name)
+        bases = bases_of(bundle, name)
         for base in bases:
             if base not in bundle.configs:
                 yield Fault(f"configs/{name}", "_overlay_of_", f"names {base}, which is not there", "name its base")
@@ -235,15 +248,18 @@ def unknown_keys(bundle: Bundle, name: str, bases: list[str]) -> list[str]:
 
 
 def agreement(bundle: Bundle) -> Iterator[Fault]:
-    """What train.json, inference.json and metadata.json all say, they say alike."""
-    train, inference = (bundle.configs.get(name, {}) for name in BASES)
+    """What train.json, further trainings, inference.json and metadata.json all say, they say alike."""
+    train = bundle.configs.get("train.json", {})
     acquisition = bundle.metadata.get("acquisition", {})
-    shared = [key for key in train if key in inference and ACQUISITION.fullmatch(key)]
-    for key in shared:
-        if train[key] != inference[key]:
-            found = f"is {inference[key]}, but {train[key]} in train.json"
-            yield Fault("configs/inference.json", key, found, "give both the same value")
-        if key not in acquisition:
+    others = [name for name in kinds(bundle) if name != "train.json"]
+    for name in others:
+        config = bundle.configs[name]
+        for key in train:
+            if ACQUISITION.fullmatch(key) and key in config and train[key] != config[key]:
+                found = f"is {config[key]}, but {train[key]} in train.json"
+                yield Fault(f"configs/{name}", key, found, "give both the same value")
+    for key in train:
+        if ACQUISITION.fullmatch(key) and key in bundle.configs.get("inference.json", {}) and key not in acquisition:
             cure = "add it with the value of train.json"
             yield Fault("configs/metadata.json", f"acquisition#{key}", "is not there", cure)
     for key, value in acquisition.items():
@@ -255,13 +271,28 @@ def agreement(bundle: Bundle) -> Iterator[Fault]:
             if bundle.configs[name][key] != value:
                 found = f"is {value}, but {bundle.configs[name][key]} in {name}"
                 yield Fault("configs/metadata.json", f"acquisition#{key}", found, "give both the same value")
-    nets = [config.get("network_def") for config in (train, inference)]
-    if isinstance(nets[0], dict) and isinstance(nets[1], dict):
-        for key in sorted(nets[0].keys() & nets[1].keys() - {"_desc_"}):
-            if nets[0][key] != nets[1][key]:
-                found = f"is {nets[1][key]}, but {nets[0][key]} in train.json"
-                cure = "use one network in both: the weights belong to it"
-                yield Fault("configs/inference.json", f"network_def#{key}", found, cure)
+    for name in others:
+        yield from _same_network(train, bundle.configs[name], name)
+
+
+def _same_network(train: dict[str, Any], other: dict[str, Any], name: str) -> Iterator[Fault]:
+    """The arguments of the network, those that refer to a value at the top too, are those of train.json."""
+    nets = [config.get("network_def") for config in (train, other)]
+    if not isinstance(nets[0], dict) or not isinstance(nets[1], dict):
+        return
+    for key in sorted(nets[0].keys() & nets[1].keys() - {"_desc_"}):
+        here, there = (_at_top(config, net[key]) for config, net in ((other, nets[1]), (train, nets[0])))
+        if here != there:
+            cure = "use one network in both: the weights belong to it"
+            yield Fault(f"configs/{name}", f"network_def#{key}", f"is {here}, but {there} in train.json", cure)
+
+
+def _at_top(config: dict[str, Any], value: Any) -> Any:
+    """A plain value at the top of the config that ``value`` refers to, or ``value`` itself."""
+    if isinstance(value, str) and value.startswith("@") and value[1:] in config:
+        found = config[value[1:]]
+        return value if isinstance(found, str) and found.startswith(("$", "@")) else found
+    return value
 
 
 def metadata_schema(bundle: Bundle) -> Iterator[Fault]:

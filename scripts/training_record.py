@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle_files import REPOSITORY, Bundle, read_bundle
-from bundle_rules import bases_of
+from bundle_rules import trainings
 from documents import documents_of
 
 sys.path.insert(0, str(REPOSITORY))
@@ -78,7 +78,7 @@ def register(
 
     bundle, special = read_bundle(bundle_dir), documents_of(bundle_dir.name)
     overlays = network_configs(bundle, name)
-    training = training_configs(bundle, special.trained_by.get(name), overlays)
+    training = training_configs(bundle, name, overlays)
     source = "model.pt" if epoch is None else f"checkpoint_epoch={epoch}.pt"
     content, count = _weights(run_dir / "checkpoints" / source, special.dispensable)
     epochs, steps = _progress(run_dir / "checkpoints")
@@ -113,33 +113,40 @@ def register(
 
 
 def network_configs(bundle: Bundle, name: str) -> list[str]:
-    """The configs, base first, whose ``weights`` is ``models/<name>``.
+    """The configs, base first, whose network takes ``models/<name>``.
+
+    That is ``inference.json`` or an overlay on it if its ``weights`` is that file, else a training of its own.
 
     Raises:
         RecordError: if there is none.
     """
-    ending = f"/models/{name}'"
-    loading = {file for file, config in bundle.runnable.items() if str(config.get("weights", "")).endswith(ending)}
-    loading -= {"train.json", "evaluate.json", "experiments.json"}
-    if "inference.json" in loading:
+    loading = {file for file, config in bundle.runnable.items() if _loads(config, name)}
+    overlays = loading - {*trainings(bundle), "evaluate.json", "experiments.json"}
+    if "inference.json" in overlays:
         return ["inference.json"]
-    if not loading:
+    if overlays:
+        return ["inference.json", min(overlays)]
+    own = [file for file in trainings(bundle) if file in loading]
+    if not own:
         there = {str(config["weights"]) for config in bundle.runnable.values() if "weights" in config}
         raise RecordError(f"no config loads models/{name}; they load {', '.join(sorted(there)) or 'none'}")
-    return ["inference.json", min(loading)]
+    return own[:1]
 
 
-def training_configs(bundle: Bundle, trained_by: str | None, overlays: list[str]) -> list[str]:
-    """The configs that train these weights, base first.
+def training_configs(bundle: Bundle, name: str, networks: list[str]) -> list[str]:
+    """The configs that train ``models/<name>``: the training it is the ``weights`` of, or train.json with overlays.
 
     Args:
         bundle: the bundle.
-        trained_by: its own training config; None for ``train.json`` with the overlays of the network.
-        overlays: the configs whose network takes the weights.
+        name: of the weights.
+        networks: what :func:`network_configs` gives.
     """
-    if trained_by is None:
-        return ["train.json", *overlays[1:]]
-    return [*bases_of(bundle, trained_by), trained_by]
+    own = [file for file in trainings(bundle) if _loads(bundle.configs[file], name)]
+    return own[:1] or ["train.json", *networks[1:]]
+
+
+def _loads(config: Mapping[str, Any], name: str) -> bool:
+    return str(config.get("weights", "")).endswith(f"/models/{name}'")
 
 
 def recipe(bundle: Bundle, training: list[str], values: Mapping[str, Any]) -> str:

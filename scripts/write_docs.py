@@ -43,20 +43,19 @@ def environment(bundle: Bundle, results: Results, special: Documents) -> jinja2.
         keep_trailing_newline=True,
         autoescape=False,  # the documents are Markdown
     )
-    named = {"methods": special.methods}
     module = bundle.root / bundle.name / "network.py"
-    found.filters |= {"number": number, "method": partial(method_name, **named), "wall_time": wall_time}
+    found.filters |= {"number": number, "method": partial(method_name, methods=special.methods), "wall_time": wall_time}
     found.globals |= {
         "bundle": bundle.name,
         "tables": results.tables,
         "trainings": results.trainings,
         "targets": results.targets(special.split_place),
         "losses": partial(special.losses, results),
-        "markdown": partial(markdown, **named),
-        "pivot": partial(pivot, **named),
+        "markdown": partial(markdown, methods=special.methods),
+        "pivot": partial(pivot, methods=special.methods),
         "whole_table": partial(whole_table, headings=special.headings, methods=special.methods),
         "configs": bundle.configs,
-        "defaults": network_defaults(module, special.network) if module.is_file() else {},
+        "defaults": network_defaults(module, special.network) if special.network else {},
         "metadata": bundle.metadata,
         "figures": sorted(path.name for path in (bundle.root / "docs" / "figures").glob("*.png")),
     }

@@ -22,25 +22,23 @@ class Documents:
     """What the documents of a bundle need beside its configs and results.
 
     Attributes:
-        network: class of ``network.py`` whose default values the model card shows.
         methods: name of a method in the tables to the name in documents.
         eval_metrics: ``eval_metrics`` of metadata.json from the results.
         losses: rows that tell where a classical method does better than the network; arguments as the template gives.
         headings: column of the tables to its heading, for tables that show all columns.
         split_place: what a target asks for, and where.
         adapt: changes of metadata.json that follow from the configs.
-        trained_by: file of weights to the complete training config that makes it, where that is not ``train.json``.
+        network: class of ``network.py`` whose default values the model card shows, if it does.
         dispensable: beginnings of names among the weights that networks no longer keep.
     """
 
-    network: str
     methods: Mapping[str, str]
     eval_metrics: Callable[[Results], dict[str, Any]]
     losses: Callable[..., list[Row]]
     headings: Mapping[str, str] = field(default_factory=dict)
     split_place: Callable[[str], tuple[str, str]] = split_place
     adapt: Callable[[dict[str, Any], Bundle], dict[str, Any]] = no_change
-    trained_by: Mapping[str, str] = field(default_factory=dict)
+    network: str | None = None
     dispensable: tuple[str, ...] = ()
 
 

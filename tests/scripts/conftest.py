@@ -21,7 +21,7 @@ class Scale(nn.Module):
         self.times = times
 
     def forward(self, image):
-        return image * self.weight
+        return nn.functional.conv2d(image, self.weight)
 '''
 FILES = {
     "physics/__init__.py": "",

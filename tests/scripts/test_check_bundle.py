@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 from bundle_files import BundleError, Fault, lookup, open_bundle, read_bundle
+from bundle_packages import third_party
 from bundle_rules import static_faults
 from check_bundle import check, main
+from pack_bundle import stage
 
 DELETE = object()
 
@@ -77,6 +80,12 @@ CONFIG_ROWS: list[tuple[str, str, object, str, str]] = [
     ("metadata.json", "acquisition", {}, "acquisition#inversion_times_s", "not there"),
     ("metadata.json", "acquisition/inversion_times_s", [1], "acquisition#inversion_times_s", "in train.json"),
     ("metadata.json", "acquisition/echo_times_s", [1], "acquisition#echo_times_s", "in no config"),
+    ("train_more.json", "train/trainer", DELETE, "train#trainer", "not there"),
+    ("train_more.json", "network", DELETE, "network", "not there"),
+    ("train_more.json", "train/trainer/train_handlers", [], "train#trainer#train_handlers", "inline list"),
+    ("train_more.json", "imports", [], "imports", "import sys"),
+    ("train_more.json", "inversion_times_s", [0.3], "inversion_times_s", "[0.1, 0.2] in train.json"),
+    ("train_more.json", "network_def/channels", 3, "network_def#channels", "2 in train.json"),
     ("metadata.json", "required_packages_version", DELETE, "required_packages_version", "not there"),
     ("metadata.json", "version", "1", "version", "does not match"),
     ("metadata.json", "version", "0.3.0", "changelog", "0.3.0"),
@@ -100,6 +109,8 @@ CONFIG_ROWS: list[tuple[str, str, object, str, str]] = [
 def test_a_fault_of_a_config_is_named(
     tinymap: Path, config: str, item: str, value: object, id: str, problem: str
 ) -> None:
+    if config == "train_more.json":  # a second stage of the training, complete as the first
+        shutil.copy(tinymap / "configs/train.json", tinymap / "configs/train_more.json")
     edit(tinymap, config, item, value)
     named = [f for f in static_faults(read_bundle(tinymap)) if f.file == f"configs/{config}" and f.id == id]
     assert any(problem in fault.problem and fault.cure for fault in named), static_faults(read_bundle(tinymap))
@@ -152,6 +163,7 @@ def test_a_fault_of_a_file_is_named(
         ("other.json", "+dataset", ["more"]),
         ("other.json", "network_def", {"_target_": "tinymap.network.Scale"}),
         ("experiments.json", "anything", 1),
+        ("train_more.json", "_overlay_of_", ["train.json"]),
     ],
 )
 def test_what_is_allowed_is_no_fault(tinymap: Path, config: str, item: str, value: object) -> None:
@@ -187,6 +199,8 @@ def test_all_faults_are_printed_those_of_the_code_too(tinymap: Path, capsys: pyt
     edit(tinymap, "inference.json", "imports", ["$import sys", "$import torch", "$from tinymap import absent"])
     edit(tinymap, "evaluate.json", "run", ["$@other_id"])
     write(tinymap, "tinymap/broken.py", "import no_such_package")
+    write(tinymap, "tinymap/network.py", (tinymap / "tinymap/network.py").read_text() + "\n\nimport skimage\n")
+    edit(tinymap, "metadata.json", f"{PRED}/spatial_shape", [12, "*"])
     metadata = json.loads((tinymap / "configs/metadata.json").read_text())
     entry = metadata["provenance"]["models/model.pt"]
     files = {
@@ -217,12 +231,35 @@ def test_all_faults_are_printed_those_of_the_code_too(tinymap: Path, capsys: pyt
         "models/nested.pt: -: holds more than tensors",
         "models/pickle.pt: -: does not load with weights_only",
         "models/short.pt: -: does not load with weights_only",
+        "configs/metadata.json: network_data_format#outputs#pred: is [1, 12, '*'], but for [2, 16, 16] the network "
+        "gives [1, 16, 16]",
+        "configs/metadata.json: required_packages_version: lacks scikit-image, which network.py imports",
         "LICENSE: -: is not there",
     ]:
         assert expected in out
     faults = [line for line in out.splitlines() if not line.startswith("    cure: ")]
     assert len(faults) == out.count("    cure: ") + 1, "every fault has a cure; the last line counts them"
     assert f"{len(faults) - 1} fault(s)" in faults[-1]
+
+
+def test_a_training_uses_the_values_at_the_top_of_the_first(tinymap: Path) -> None:
+    """A network is compared by the values that its arguments refer to, not by their names."""
+    shutil.copy(tinymap / "configs/train.json", tinymap / "configs/train_more.json")
+    for config, width in (("train.json", 8), ("train_more.json", 8), ("inference.json", 16)):
+        edit(tinymap, config, "width", width)
+        edit(tinymap, config, "network_def/channels", "@width")
+    faults = static_faults(read_bundle(tinymap))
+    assert [(fault.file, fault.id) for fault in faults] == [("configs/inference.json", "network_def#channels")]
+    assert "is 16, but 8 in train.json" in faults[0].problem
+
+
+def test_packages_are_found_through_the_shared_ones(tinymap: Path, repository: Path) -> None:
+    stage(tinymap, repository / "staged", repository)
+    packed = repository / "staged/tinymap"
+    write(packed, "tinymap/physics/noise.py", "def f():\n    from skimage.restoration import unwrap_phase\n")
+    found = third_party(read_bundle(packed))
+    assert found["skimage"] == "noise.py"
+    assert found.keys() == {"skimage", "torch"}
 
 
 def make_zip(path: Path, names: list[str], mode: int = stat.S_IFREG | 0o644) -> Path:

@@ -14,7 +14,7 @@ from bundle_metadata import filled
 from docs_results import Results, Table
 from documents import documents_of
 from ignite.engine import Engine, Events
-from training_record import RecordError, network_configs, recipe, register
+from training_record import RecordError, network_configs, recipe, register, training_configs
 
 from shared_transforms.tracking import MLflowTracking
 
@@ -207,6 +207,19 @@ def test_configs_that_load_the_weights(name: str, configs: list[str]) -> None:
     assert network_configs(read_bundle(RIM), name) == configs
 
 
+def test_weights_of_two_stages_are_made_by_two_trainings(bundle: Path) -> None:
+    configs = {"train.json": "first.pt", "train_more.json": "model.pt", "inference.json": "model.pt"}
+    found = read_bundle(bundle)
+    for name, weights in configs.items():
+        found.configs[name] = {"weights": f"$@bundle_root + '/models/{weights}'"}
+    for name, networks, training in (
+        ("first.pt", ["train.json"], ["train.json"]),
+        ("model.pt", ["inference.json"], ["train_more.json"]),
+    ):
+        assert network_configs(found, name) == networks
+        assert training_configs(found, name, networks) == training
+
+
 def test_what_is_missing_is_named(bundle: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RecordError, match="commit, hardware: give --commit, --hardware"):
         register(run_dir, bundle, "model.pt")
@@ -252,6 +265,17 @@ def test_pivot_has_a_column_for_each_value() -> None:
     rows = [{"snr": s, "method": m, "rmse": r} for s, m, r in ((3, "rim", 1.0), (3, "mle", 2.0), (5, "rim", 3.0))]
     text = docs_results.pivot(rows, {"snr": "SNR"}, "method", "rmse", {"rim": "RIM", "mle": "MLE"})
     assert text.splitlines() == ["| SNR | RIM | MLE |", "|---|---|---|", "| 3 | 1 | 2 |", "| 5 | 3 | - |"]
+
+
+def test_a_whole_table_has_every_column_that_holds_something() -> None:
+    rows = [
+        {"method": "tkd", "nrmse": 50.0, "nrmse_low": 40.0, "nrmse_high": 60.0, "left": None},
+        {"method": "tv", "nrmse": 20.0, "kept": 1},
+    ]
+    text = docs_results.whole_table(rows, {"nrmse": "NRMSE [%]"}, {"tkd": "TKD"})
+    assert text.splitlines() == [
+        *("| method | NRMSE [%] | kept |", "|---|---|---|", "| TKD | 50 (40 to 60) | - |", "| tv | 20 | 1 |")
+    ]
 
 
 def test_rows_are_chosen_by_their_columns() -> None:
