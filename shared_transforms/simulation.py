@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import Dataset
 
 from shared_transforms.anatomy import split_generator
 
-__all__ = ["EpochSetter", "SimulationDataset", "Simulator", "prepare_simulated_batch"]
+__all__ = ["EpochSetter", "PatchPoolDataset", "SimulationDataset", "Simulator", "prepare_simulated_batch"]
 
 
 class Simulator(Protocol):
@@ -69,10 +70,148 @@ class SimulationDataset(Dataset):
             return self.simulator.simulate(self.simulator.draw(generator, self.batch_size, self.split))
 
 
+class PatchPoolDataset(Dataset):
+    """Batches of patches cut from a pool of whole simulated volumes; use it as :class:`SimulationDataset`.
+
+    What reaches over a whole volume, as a dipole's field does, is simulated once for many patches. The volumes of a
+    pool are simulated one after the other when a batch first needs them and kept until the pool changes. An item
+    depends on (seed, epoch, i, rank, split) alone, and not on which items were asked for before.
+
+    Args:
+        simulator: object with ``draw`` and ``simulate``; its samples are volumes ``[n, C, X, Y, Z]`` with the labels
+            ``parameters`` and ``mask`` ``[n, 1, X, Y, Z]``.
+        volumes: number of volumes in a pool.
+        batches: number of batches in an epoch.
+        batch_size: patches in a batch.
+        patch_size: side of the cubic patches of the input [voxels].
+        crop: voxels by which the patches of the label are smaller on every side.
+        seed: seed of the run.
+        split: ``"train"``, ``"val"`` or ``"test"``; their random streams are disjoint.
+        rank: process of a distributed run; each has a pool of its own.
+        pool_epochs: epochs that a pool serves.
+        background_share: share of patches whose middle lies anywhere in the volume, not in the mask.
+        flip: flip patches along every axis and exchange x with y at random: with B0 along z the same physics.
+        labels: which labels are cut out.
+
+    Raises:
+        ValueError: where a number or a share is out of its range.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        volumes: int,
+        batches: int,
+        batch_size: int,
+        patch_size: int = 64,
+        crop: int = 8,
+        seed: int = 0,
+        split: str = "train",
+        rank: int = 0,
+        pool_epochs: int = 1,
+        background_share: float = 0.1,
+        flip: bool = True,
+        labels: Sequence[str] = ("parameters", "mask"),
+    ) -> None:
+        if min(volumes, batches, batch_size, pool_epochs) < 1:
+            raise ValueError(
+                "volumes, batches, batch_size and pool_epochs must be at least 1, got "
+                f"{volumes}, {batches}, {batch_size} and {pool_epochs}"
+            )
+        if crop < 0 or patch_size <= 2 * crop:
+            raise ValueError(f"patch_size must be more than twice crop >= 0, got {patch_size} and {crop}")
+        if not 0 <= background_share <= 1:
+            raise ValueError(f"background_share must be in [0, 1], got {background_share}")
+        self.simulator, self.volumes, self.batches, self.batch_size = simulator, volumes, batches, batch_size
+        self.patch_size, self.crop, self.pool_epochs = patch_size, crop, pool_epochs
+        self.seed, self.split, self.rank, self.epoch = seed, split, rank, 0
+        self.background_share, self.flip, self.labels = background_share, flip, tuple(labels)
+        self._pool: dict[int, dict[str, Any]] = {}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch [0, 1, ...] whose samples are given; validation keeps epoch 0."""
+        if epoch // self.pool_epochs != self.epoch // self.pool_epochs:
+            self._pool.clear()
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def volume(self, index: int) -> dict[str, Any]:
+        """A volume of the pool: what the simulator gives for it, and the voxels ``inside`` of its mask ``[M]``."""
+        if index not in self._pool:
+            pool = self.epoch // self.pool_epochs
+            generator = split_generator(self.seed, pool, index, self.rank, self.split)
+            with torch.no_grad():
+                sample = self.simulator.simulate(self.simulator.draw(generator, 1, self.split))
+            mask = sample["label"]["mask"][0, 0]
+            kept = {name: sample["label"][name][0] for name in self.labels}
+            self._pool[index] = {
+                "image": sample["image"][0],
+                "label": kept,
+                "inside": mask.flatten().nonzero().squeeze(1).to(torch.int32),
+            }
+        return self._pool[index]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.batches:
+            raise IndexError(index)
+        # Numbers from a million on: the streams of the places never meet those of the volumes.
+        generator = split_generator(self.seed, self.epoch, _PLACES + index, self.rank, self.split)
+        chosen = torch.randint(self.volumes, (self.batch_size,), generator=generator).tolist()
+        places = torch.rand((self.batch_size, 5), generator=generator, dtype=torch.float64)
+        turns = torch.rand((self.batch_size, 4), generator=generator) < 0.5
+        patches = [self._patch(self.volume(v), *at) for v, *at in zip(chosen, places, turns, strict=True)]
+        return {
+            "image": torch.stack([image for image, _ in patches]),
+            "label": {name: torch.stack([label[name] for _, label in patches]) for name in self.labels},
+            "acquisition": {},
+        }
+
+    def _patch(
+        self, volume: dict[str, Any], place: torch.Tensor, turn: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """One patch of the image and the smaller ones of the labels."""
+        size = volume["image"].shape[1:]
+        if min(size) < self.patch_size:
+            raise ValueError(f"patch_size must be at most the smallest side of the volumes {tuple(size)}")
+        inside = volume["inside"]
+        if place[0] < self.background_share or not len(inside):
+            middle = [int(p * count) for p, count in zip(place[1:4], size, strict=True)]
+        else:
+            flat = int(inside[min(int(place[4] * len(inside)), len(inside) - 1)])
+            middle = [flat // (size[1] * size[2]), flat // size[2] % size[1], flat % size[2]]
+        first = [
+            min(max(m - self.patch_size // 2, 0), count - self.patch_size)
+            for m, count in zip(middle, size, strict=True)
+        ]
+        inner = self.patch_size - 2 * self.crop
+        image = _cut(volume["image"], first, self.patch_size)
+        label = {name: _cut(values, [f + self.crop for f in first], inner) for name, values in volume["label"].items()}
+        if self.flip:
+            image, label = _turned(image, turn), {name: _turned(values, turn) for name, values in label.items()}
+        return image, label
+
+
+_PLACES = 1_000_000
+
+
+def _cut(values: torch.Tensor, first: Sequence[int], side: int) -> torch.Tensor:
+    """Cube ``[C, side, side, side]`` of a volume ``[C, X, Y, Z]``."""
+    x, y, z = first
+    return values[:, x : x + side, y : y + side, z : z + side]
+
+
+def _turned(values: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """Flip x, y, z where the first three are true; exchange x with y where the fourth is."""
+    values = values.flip([k + 1 for k in range(3) if turn[k]])
+    return values.transpose(1, 2) if turn[3] else values
+
+
 class EpochSetter:
     """Handler that tells the training dataset its epoch, so that each epoch has samples of its own."""
 
-    def __init__(self, dataset: SimulationDataset) -> None:
+    def __init__(self, dataset: SimulationDataset | PatchPoolDataset) -> None:
         self.dataset = dataset
 
     def attach(self, engine: Engine) -> None:

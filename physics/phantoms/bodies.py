@@ -148,6 +148,7 @@ def paint(
     values: Tensor,
     voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
     roughness: Tensor | None = None,
+    labels: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Paint bodies into maps, in place: the later ones cover the earlier ones by their volume fraction.
 
@@ -157,6 +158,8 @@ def paint(
         values: value of each body in each map ``[n, count, C]``.
         voxel_size: (dx, dy, dz) [mm].
         roughness: ``[n, 1, X, Y, Z]`` distance [mm] by which the surfaces are moved inwards; None for none.
+        labels: label maps ``[n, X, Y, Z]`` and the label ``[count]`` of each body, set where a body fills more than
+            half of a voxel; None for none.
 
     Returns:
         The canvas.
@@ -177,6 +180,8 @@ def paint(
         fraction = _fraction(bodies, image, body, points, voxel, rough)
         part = canvas[(image, slice(None), *box)]
         part += fraction * (values[image, body].view(-1, 1, 1, 1).to(canvas) - part)
+        if labels is not None:
+            labels[0][(image, *box)][fraction > 0.5] = int(labels[1][body])
     return canvas
 
 

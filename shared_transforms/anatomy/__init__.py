@@ -1,6 +1,6 @@
 """Anatomy for the simulators: a head as tissue fractions, drawn deformations, and slices sampled from it."""
 
-from shared_transforms.anatomy.fields import SPLITS, smooth_field, split_generator, split_seed
+from shared_transforms.anatomy.fields import SPLITS, smooth_field, smooth_volume, split_generator, split_seed
 from shared_transforms.anatomy.head import TISSUES, Head, brain_mask, count_heads, head_mask, load_head
 from shared_transforms.anatomy.slices import PLANES, SliceParameters, displacement_at, draw_slices, sample_slices
 from shared_transforms.anatomy.volumes import (
@@ -34,6 +34,7 @@ __all__ = [
     "sample_slices",
     "sample_volumes",
     "smooth_field",
+    "smooth_volume",
     "split_generator",
     "split_seed",
 ]

@@ -110,3 +110,31 @@ def smooth_field(
     field = field - field.mean(dim=(1, 2), keepdim=True)
     deviation = field.std(dim=(1, 2), keepdim=True, correction=0).clamp_min(1e-12)
     return (field / deviation).to(device or source)
+
+
+def smooth_volume(generator: torch.Generator, n: int, size: tuple[int, int, int], length_px: float) -> Tensor:
+    """Smooth random volumes, each with mean 0 and standard deviation 1; `smooth_field` in three dimensions.
+
+    Args:
+        generator: random generator, on the device of the result.
+        n: number of volumes.
+        size: (X, Y, Z) in voxels.
+        length_px: control spacing in voxels.
+
+    Returns:
+        Volumes [n, X, Y, Z], float32.
+
+    Raises:
+        QMRIError: where length_px is not positive.
+    """
+    if not length_px > 0:
+        raise QMRIError(field="length_px", found=length_px, expected="a length > 0 px", remedy="give it in voxels")
+    device = generator.device
+    counts = [int((voxels - 1) / length_px) + 5 for voxels in size]
+    volume = torch.randn((n, *counts), generator=generator, device=device)
+    shift = torch.rand((3, n, 1), generator=generator, device=device)
+    for k in (2, 1, 0):  # the contiguous axis first: the others are multiplied from the left
+        weights = spline_weights(1.0 + shift[k] + torch.arange(size[k], device=device) / length_px, counts[k])
+        volume = torch.einsum(("nxyz,ncz->nxyc", "nxyz,ncy->nxcz", "nxyz,ncx->ncyz")[2 - k], volume, weights)
+    volume = volume - volume.mean(dim=(1, 2, 3), keepdim=True)
+    return volume / volume.std(dim=(1, 2, 3), keepdim=True, correction=0).clamp_min(1e-12)

@@ -54,6 +54,11 @@ class VolumeParameters:
         """Number of volumes."""
         return int(self.rotation.shape[0])
 
+    def select(self, index: int) -> "VolumeParameters":
+        """One of the volumes, as a batch of one."""
+        chosen = {name: v[index, None] if isinstance(v, Tensor) else v for name, v in self.state_dict().items()}
+        return self.from_state_dict(chosen)
+
     def to(self, device: torch.device | str) -> "VolumeParameters":
         """The same numbers on another device."""
         moved = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in self.state_dict().items()}
@@ -106,7 +111,7 @@ def draw_volumes(
     max_displacement_mm: float = 8.0,
     grid_rotation: Tensor | None = None,
 ) -> VolumeParameters:
-    """Draw n volumes around the middle of the brain: a new deformation of the head for each.
+    """Draw n volumes with the box around the brain in their middle: a new deformation of the head for each.
 
     One number is taken from the generator and hashed with the split, so one generator gives the three splits different
     streams, whatever its seed.
@@ -120,7 +125,7 @@ def draw_volumes(
         head: the one to be sampled; by default `load_head()`.
         head_scale: range of the size of the drawn head relative to the given one.
         max_rotation_deg: bound of the head's rotation about each axis.
-        max_shift_mm: bound of the brain's distance from the middle of the grid along each axis.
+        max_shift_mm: bound of the distance of that box from the middle of the grid along each axis.
         max_displacement_mm: bound of every component of the elastic displacement.
         grid_rotation: rotation matrix [3, 3] of the grid against the scanner; the head is the same with any of them.
 
@@ -153,7 +158,8 @@ def draw_volumes(
     strength = uniform(0.25, 1.0, 1, 1, 1, 1) * max_displacement_mm
     displacement = strength * uniform(-1.0, 1.0, 3, CONTROLS, CONTROLS, CONTROLS)
     # The brain stays where it is in the scanner, whatever its scale: in the middle of every grid.
-    centre = (head.brain_centre - head.middle_voxel) * head.voxel_size_mm
+    voxels = head.brain_voxels.float()
+    centre = ((voxels.amin(0) + voxels.amax(0)) / 2 - head.middle_voxel) * head.voxel_size_mm
     shift = (affine_matrix(rotation, scale, shear) @ uniform(-max_shift_mm, max_shift_mm, 3, 1)).squeeze(-1)
     return VolumeParameters(
         size=size, voxel_mm=voxel_mm, grid_rotation=turn.repeat(n, 1, 1), position=torch.zeros(n, 3),
