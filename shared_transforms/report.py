@@ -25,7 +25,7 @@ from monai.transforms import MapTransform
 
 from shared_transforms.atomic import atomic_write
 from shared_transforms.figures import figure_to_png_bytes, histogram, map_panel
-from shared_transforms.figures.panels import MapLike, quantity_name, short
+from shared_transforms.figures.panels import MapLike, axis_label, quantity_name, short
 from shared_transforms.figures.slices import Array, as_array
 from shared_transforms.provenance import git_commit, hardware, versions
 
@@ -33,6 +33,15 @@ __all__ = ["InferenceTimer", "ListFiles", "SaveReportd"]
 
 _TIMES_IN_A_ROW = 8
 _BAD_CHI2 = 2.0
+_SIGNAL_MODEL = "The maps were put back through the signal model and compared with the measured images."
+# Name in ``acquisition``: label and unit. What is not named here is a time [s].
+_ACQUISITION = {
+    "echo_times": ("Echo time", "s"),
+    "voxel_size": ("Voxel size", "mm"),
+    "b0_direction": ("B0 direction in voxel axes", "1"),
+    "field_strength": ("Field strength", "T"),
+}
+_GEOMETRY = ("voxel_size", "b0_direction", "field_strength")  # of the volume, not of one of its images
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class _Statistics:
     median: float
     fifth: float
     last: float
+    rms: float
     voxels: int
 
     def __str__(self) -> str:
@@ -67,8 +77,9 @@ class SaveReportd(MapTransform):
 
     The page needs no other file, no network and no script. It stands after ``SaveMapsd`` and adds itself to
     ``item["files"]``. Of the item it reads ``maps`` ({BIDS suffix: ParameterMap}, with the voxels that count in
-    ``mask``), ``stem``, ``sources``, ``notes``, ``acquisition`` ({name: [N] in seconds}), and where they are there
-    ``residual`` (relative root mean square of data minus model), ``seconds`` (from ``InferenceTimer``) and ``files``.
+    ``mask``), ``stem``, ``sources``, ``notes``, ``acquisition`` ({name: [N] in seconds}; voxel size, B0 direction and
+    field strength stand apart), and where they are there ``residual`` (relative root mean square of data minus model),
+    ``seconds`` (from ``InferenceTimer``) and ``files``.
 
     Args:
         keys: the one key of the maps.
@@ -79,6 +90,7 @@ class SaveReportd(MapTransform):
         weights_sha256: sha256 of the network's weights; None for an estimator without any.
         method: how the maps were computed, in a few words.
         time_name: what the times of the acquisition are, such as "Inversion time".
+        residual_text: how the residual was made.
         device: where the network ran.
         image_key: key of the MetaTensor [N, H, W, D] whose affine the maps have.
         filename: name of the page, in the folder of the series.
@@ -96,6 +108,7 @@ class SaveReportd(MapTransform):
         weights_sha256: str | None = None,
         method: str = "",
         time_name: str = "Time",
+        residual_text: str = _SIGNAL_MODEL,
         device: str | torch.device | None = None,
         image_key: str = "image",
         filename: str = "report.html",
@@ -108,6 +121,7 @@ class SaveReportd(MapTransform):
         self.weights_sha256 = weights_sha256
         self.method = method
         self.time_name = time_name
+        self.residual_text = residual_text
         self.device = device
         self.image_key = image_key
         self.filename = filename
@@ -138,6 +152,7 @@ class SaveReportd(MapTransform):
             date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             notes=[*item.get("notes", []), *_remarks(statistics)],
             statistics=[(statistics[name], error) for name, error in errors.items()],
+            errors=any(errors.values()),
             groups=_groups(shown, statistics, affine, mask),
             residuals=[
                 _map_picture(name, m, statistics[name], affine, mask, statistics[name].description)
@@ -145,7 +160,9 @@ class SaveReportd(MapTransform):
                 if m.kind == "residual"
             ],
             residual_numbers=_residual_numbers(item, statistics),
+            residual_text=self.residual_text,
             times=_time_table(item.get("acquisition", {}), self.time_name),
+            settings=_settings(item.get("acquisition", {})),
             run=self._run(item),
             sources=[_relative(Path(name), self.output_dir) for name in item.get("sources", [])],
             files=[_relative(name, self.output_dir) for name in written],
@@ -229,9 +246,10 @@ def _statistics(name: str, parameter: MapLike, mask: Array | None) -> _Statistic
     values = as_array(parameter.data).astype(np.float64)
     inside = values[np.isfinite(values) if mask is None else mask & np.isfinite(values)]
     fifth, median, last = np.percentile(inside, [5, 50, 95]) if len(inside) else [np.nan] * 3
+    rms = float(np.sqrt(np.mean(np.square(inside)))) if len(inside) else np.nan
     description = getattr(parameter, "description", "")
     return _Statistics(
-        quantity_name(name), parameter.unit, description, float(median), float(fifth), float(last), len(inside)
+        quantity_name(name), parameter.unit, description, float(median), float(fifth), float(last), rms, len(inside)
     )
 
 
@@ -296,6 +314,8 @@ def _residual_numbers(item: Mapping[Hashable, Any], statistics: Mapping[str, _St
         numbers["Relative RMS residual"] = f"{100 * float(item['residual']):.2g} %"
     elif "residual" in statistics:
         numbers["Median residual"] = f"{statistics['residual'].median:.3g}"
+    if "residual" in statistics and statistics["residual"].unit != "1":
+        numbers["RMS residual"] = f"{statistics['residual'].rms:.2g} {statistics['residual'].unit}"
     if "chi2" in statistics:
         numbers["Median reduced chi-squared"] = f"{statistics['chi2'].median:.2f}"
     return numbers
@@ -305,7 +325,9 @@ def _time_table(acquisition: Mapping[str, Any], time_name: str) -> list[dict[str
     """Times in rows of a few: [{"Image": ["1", ...], "Inversion time [s]": [...]}, ...]."""
     columns = {}
     for name, values in acquisition.items():
-        label = time_name if name == "times" else name.replace("_", " ").capitalize()
+        if name in _GEOMETRY:
+            continue
+        label = time_name if name == "times" else _ACQUISITION.get(name, (name.replace("_", " ").capitalize(), "s"))[0]
         columns[f"{label} [s]"] = [f"{value:.5g}" for value in as_array(values).ravel()]
     if not columns:
         return []
@@ -313,6 +335,17 @@ def _time_table(acquisition: Mapping[str, Any], time_name: str) -> list[dict[str
     columns = {"Image": [str(i + 1) for i in range(n)], **columns}
     starts = range(0, n, _TIMES_IN_A_ROW)
     return [{name: values[i : i + _TIMES_IN_A_ROW] for name, values in columns.items()} for i in starts]
+
+
+def _settings(acquisition: Mapping[str, Any]) -> dict[str, str]:
+    """What holds for the whole volume: {"Voxel size [mm]": "1 x 1 x 2", ...}."""
+    rows = {}
+    for name in _GEOMETRY:
+        if name in acquisition:
+            label, unit = _ACQUISITION[name]
+            between = " x " if name == "voxel_size" else ", "
+            rows[axis_label(label, unit)] = between.join(f"{v:.4g}" for v in as_array(acquisition[name]).ravel())
+    return rows
 
 
 def _increasing(limits: tuple[float, float]) -> tuple[float, float] | None:

@@ -20,6 +20,9 @@ from shared_transforms.figures.slices import Array, Slice, as_array, central_sli
 __all__ = ["MapLike", "axis_label", "comparison_panel", "figure_to_png_bytes", "map_panel", "quantity_name", "short"]
 
 _QUANTITIES = {"T1": "magma", "R1": "magma", "T2": "viridis", "R2": "viridis", "A": "gray", "M0": "gray"}
+_QUANTITIES |= {"susceptibility": "gray", "local field": "gray", "total field": "gray"}
+_NAMES = {"chi2": "reduced chi-squared", "Chimap": "susceptibility"}
+_NAMES |= {"localfield": "local field", "totalfield": "total field"}
 _DEFAULT, _ERROR, _DIVERGING, _POSITIVE_RESIDUAL = "cividis", "cividis", "RdBu_r", "inferno"
 _DARK, _LIGHT = "#16181c", "#d4d6da"  # outside of the mask, for sequential and for diverging maps
 FONT, SMALL_FONT = 10.0, 8.0
@@ -180,8 +183,8 @@ def short(value: float, digits: int = 3) -> str:
 
 def quantity_name(suffix: str) -> str:
     """What a reader calls a map: "T1map" is T1, "T1stderr" the standard error of T1."""
-    if suffix == "chi2":
-        return "reduced chi-squared"
+    if suffix in _NAMES:
+        return _NAMES[suffix]
     if suffix.endswith("stderr"):
         return f"standard error of {suffix.removesuffix('stderr')}"
     return suffix.removesuffix("map") or suffix

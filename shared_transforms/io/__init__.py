@@ -5,7 +5,7 @@ from shared_transforms.io.find_echoes import find_gradient_echoes
 from shared_transforms.io.geometry import read_mask
 from shared_transforms.io.gradient_echo import LoadGradientEchoesd, load_gradient_echoes
 from shared_transforms.io.load import LoadSeriesd, load_series
-from shared_transforms.io.local_field import LoadLocalFieldd, find_local_fields, load_local_field
+from shared_transforms.io.local_field import LoadLocalFieldd, find_field_inputs, find_local_fields, load_local_field
 from shared_transforms.io.maps import ParameterMap
 from shared_transforms.io.prepare import prepare_field, prepare_series
 from shared_transforms.io.save import SaveMapsd
@@ -16,6 +16,7 @@ __all__ = [
     "LoadSeriesd",
     "ParameterMap",
     "SaveMapsd",
+    "find_field_inputs",
     "find_gradient_echoes",
     "find_local_fields",
     "find_series",

@@ -16,7 +16,7 @@ from monai.transforms import MapTransform
 from physics.phase import FREQUENCY_PER_TESLA
 from shared_transforms.errors import QMRIError
 from shared_transforms.io.find import images_below
-from shared_transforms.io.find_echoes import find_mask, sidecar_or_none
+from shared_transforms.io.find_echoes import find_gradient_echoes, find_mask, sidecar_or_none
 from shared_transforms.io.geometry import check_same_grid, find_b0_direction, read_mask
 from shared_transforms.io.gradient_echo import checked_sign, field_strength, fold_magnitude, read_files
 from shared_transforms.io.load import as_meta_tensor
@@ -139,6 +139,24 @@ def find_local_fields(dataset_dir: str | Path) -> list[dict[str, Any]]:
         item |= {"mask": str(mask)} if mask else {}
         found.append(item | ({"magnitude": str(magnitude)} if magnitude else {}))
     return sorted(found, key=lambda s: str(s["stem"]))
+
+
+def find_field_inputs(dataset_dir: str | Path, kind: str) -> list[dict[str, Any]]:
+    """List what susceptibility can be mapped from: ``find_gradient_echoes`` or ``find_local_fields``.
+
+    Args:
+        dataset_dir: the folder, or one field map.
+        kind: "gradient_echo" or "local_field".
+
+    Raises:
+        QMRIError: an unknown kind, or what the two raise.
+    """
+    finders = {"gradient_echo": find_gradient_echoes, "local_field": find_local_fields}
+    if kind not in finders:
+        raise QMRIError(
+            field="input_kind", found=repr(kind), expected=f"one of {', '.join(finders)}", remedy="correct the config"
+        )
+    return finders[kind](dataset_dir)
 
 
 def load_local_field(

@@ -1,0 +1,163 @@
+"""From the susceptibility of a network or a classical method to maps in ppm, with a reference and the residual."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from physics.dipole import field_from_susceptibility
+from shared_transforms.errors import QMRIError
+from shared_transforms.io import ParameterMap, read_mask
+from shared_transforms.io.nifti import read_header
+
+REFERENCES = ("none", "mean", "roi", "csf")
+PLAUSIBLE_PPM = 1.0  # tissue lies within; calcifications and blood may not
+UNEXPLAINED = 0.7  # relative residual above which the map explains less than half of the energy of the field
+COVERED = 0.5  # of a reference region that must lie in the mask
+
+
+class MapsFromFieldd(MapTransform):
+    """Turn ``item["pred"]`` into ``item["maps"]``: susceptibility, local field, residual and mask.
+
+    A susceptibility map is known up to a constant. ``reference`` says what is zero in it: "mean" the mean over the
+    mask, "roi" and "csf" the mean over a region that a NIfTI mask gives (tissue of choice, cerebrospinal fluid), "none"
+    whatever the method leaves.
+
+    The residual puts the susceptibility, before it is referenced, back through the dipole: measured local field minus
+    that of the map, less its mean over the mask, which no local field determines.
+
+    Args:
+        keys: key of the susceptibility ``[1, X, Y, Z]`` [ppm]; a batch axis of one is dropped.
+        reference: "none", "mean", "roi" or "csf".
+        reference_file: NIfTI mask of the region for "roi" and "csf".
+        image_key: key of local field [ppm] and magnitude ``[2, X, Y, Z]``, likewise.
+        mask_key: key of the mask ``[1, X, Y, Z]``, boolean.
+
+    Raises:
+        ValueError: if the reference is none of its choices.
+        QMRIError: a region that is missing, empty, on another grid, or outside of the mask; a map that is not finite.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "pred",
+        reference: str = "mean",
+        reference_file: str | Path | None = None,
+        image_key: str = "image",
+        mask_key: str = "mask",
+    ) -> None:
+        super().__init__(keys)
+        if reference not in REFERENCES:
+            raise QMRIError(
+                field="reference", found=repr(reference), expected=f"one of {', '.join(REFERENCES)}",
+                remedy="correct the config",
+            )  # fmt: skip
+        if reference in ("roi", "csf") and reference_file is None:
+            raise QMRIError(
+                field="reference_file", found="none", expected=f"a NIfTI mask of the region for reference {reference}",
+                remedy="give reference_file=PATH, or set reference to mean",
+            )  # fmt: skip
+        self.reference, self.reference_file = reference, reference_file
+        self.image_key, self.mask_key = image_key, mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with ``maps``, ``residual`` (relative root mean square) and ``notes`` a user must read."""
+        item = dict(data)
+        image = item[self.image_key]
+        item[self.image_key] = image[0] if image.ndim == 5 else image
+        field, mask = _plain(item[self.image_key])[0], item[self.mask_key].cpu().reshape(image.shape[-3:])
+        voxel_size, b0_direction = (item["acquisition"][name].tolist() for name in ("voxel_size", "b0_direction"))
+        for key in self.key_iterator(item):
+            chi = _plain(item[key]).reshape(field.shape) * mask
+            if not bool(torch.isfinite(chi).all()):
+                raise QMRIError(
+                    file=item["sources"][0], field="susceptibility", found="NaN or infinite voxels in the result",
+                    expected="finite numbers", remedy="report this with the input: the method did not converge",
+                )  # fmt: skip
+            residual = field - field_from_susceptibility(chi, voxel_size, b0_direction)
+            residual = (residual - residual[mask].mean()) * mask
+            offset, note = self._offset(chi, mask, item["sources"][0])
+            item["residual"] = float(residual[mask].square().mean().sqrt() / (_spread(field[mask]) + 1e-30))
+            item["maps"] = self._maps((chi - offset) * mask, field * mask, residual, mask) | item.get("stages", {})
+            item["notes"] = [*item.get("notes", []), note, *_notes(chi[mask], item["residual"])]
+        return item
+
+    def _offset(self, chi: Tensor, mask: Tensor, source: str) -> tuple[Tensor, str]:
+        """The value that becomes zero [ppm], and what to say of it."""
+        if self.reference == "none":
+            return chi.new_zeros(()), "susceptibility without a reference of its own: as the method leaves it"
+        if self.reference == "mean":
+            return chi[mask].mean(), "susceptibility is relative to its mean over the mask"
+        file = Path(str(self.reference_file))
+        region, _ = read_mask(file, read_header(Path(source)), "reference_file")
+        inside = torch.from_numpy(region) & mask
+        share = float(inside.sum()) / float(region.sum())
+        if share < COVERED:
+            raise QMRIError(
+                file=file, field="reference_file", found=f"{share:.0%} of the region lies in the mask",
+                expected=f"at least {COVERED:.0%}", remedy="draw the region inside of the mask, or take another mask",
+            )  # fmt: skip
+        name = {"roi": "the region", "csf": "the cerebrospinal fluid"}[self.reference]
+        count, spread = int(inside.sum()), float(chi[inside].std(correction=0))
+        return chi[inside].mean(), (
+            f"susceptibility is relative to {name} in {file.name} ({count} voxels, standard deviation {spread:.3f} ppm)"
+        )
+
+    def _maps(self, chi: Tensor, field: Tensor, residual: Tensor, mask: Tensor) -> dict[str, ParameterMap]:
+        zero = {"none": "as the method leaves it", "mean": "mean over the mask", "roi": "mean over the region"}
+        text = f"Magnetic susceptibility; zero: {zero.get(self.reference, 'mean over the cerebrospinal fluid')}"
+        wide, narrow = _symmetric(chi[mask]), _symmetric(field[mask])
+        return {
+            "Chimap": ParameterMap(chi, "ppm", text, wide),
+            "localfield": ParameterMap(
+                field, "ppm", "Local field relative to B0, positive where it is stronger", narrow
+            ),
+            "residual": ParameterMap(
+                residual, "ppm", "Local field minus the field of the susceptibility map", _symmetric(residual[mask]),
+                "residual",
+            ),
+            "mask": ParameterMap(mask, "1", "Voxels where the local field is known", (0.0, 1.0), "mask"),
+        }  # fmt: skip
+
+
+def _notes(chi: Tensor, residual: float) -> list[str]:
+    notes = []
+    share = float((chi.abs() > PLAUSIBLE_PPM).float().mean())
+    if share > 0.01:
+        notes.append(
+            f"{share:.0%} of the voxels are beyond {PLAUSIBLE_PPM:g} ppm, as hardly any tissue is: check the unit of the "
+            "field, its sign and the mask"
+        )
+    if residual > UNEXPLAINED:
+        notes.append(
+            f"the map leaves {residual:.0%} of the local field unexplained (root mean square): look at the residual"
+        )
+    return notes
+
+
+def _spread(values: Tensor) -> Tensor:
+    return (values - values.mean()).square().mean().sqrt()
+
+
+def _symmetric(values: Tensor, quantile: float = 0.98) -> tuple[float, float]:
+    """Ends of a colour bar around zero: a high quantile of the absolute values, rounded up to two digits."""
+    rank = max(1, int(quantile * values.numel()))
+    top = float(values.abs().flatten().kthvalue(rank).values)
+    if not top > 0.0:
+        return -1.0, 1.0
+    step = 10.0 ** (torch.tensor(top).log10().floor().item() - 1)
+    top = float(torch.tensor(top / step).ceil()) * step
+    return -top, top
+
+
+def _plain(volume: Tensor) -> Tensor:
+    """Float32 on the CPU, without batch axis and MONAI's metadata."""
+    tensor = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
+    tensor = tensor[0] if tensor.ndim == 5 else tensor
+    return tensor.float().cpu()
