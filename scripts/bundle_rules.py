@@ -71,7 +71,7 @@ REQUIRED_FILES = {
 }
 ACQUISITION = re.compile(
     r"(((inversion|echo|repetition|preparation|acquisition|dwell)_)?times?_m?s|(echo|readout)_(spacing|interval)_m?s"
-    r"|flip_angles?_deg|(b0|field_strength)_t|(voxel_size|resolution)_mm)"
+    r"|flip_angles?_deg|(b0|field_strength)_t|b0_direction|(voxel_size|resolution)_mm)"
 )
 ABSOLUTE = re.compile(r"(/|~/|file://|\\\\|[A-Za-z]:[\\/])\S")
 PATH_ENTRY = "$sys.path.insert(0, @bundle_root)"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -57,14 +58,76 @@ def multi_echo(folder: Path, t2: Volume) -> None:
     write_series(folder, "sub-01_MESE", signal, {"EchoTime": times.tolist(), "RepetitionTime": 4.0})
 
 
-# For each bundle: configs, how its input is written, the true map, the suffix of the map. Within 10 % in the median.
-RUNS: dict[str, list[tuple[tuple[str, ...], Callable[[Path, Volume], None], Volume, str]]] = {
+def spheres(chi: float) -> Volume:
+    """Two spheres of opposite susceptibility in water [X, Y, Z]; NaN at their surfaces."""
+    distance = np.stack([np.linalg.norm(offsets, axis=0) for offsets in from_centres()])
+    truth = np.where(distance[0] < RADIUS, chi, np.where(distance[1] < RADIUS, -chi, 0.0))
+    truth[(np.abs(distance - RADIUS) < 1.5).any(0)] = np.nan
+    return truth.astype(np.float32)
+
+
+def from_centres() -> list[Volume]:
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in CUBE], indexing="ij")).astype(np.float32)
+    return [grid - np.reshape(centre, (3, 1, 1, 1)) for centre in CENTRES]
+
+
+def local_field(folder: Path, truth: Volume) -> None:
+    """Write the field of the spheres, chi/3 (R/r)^3 (3 cos^2 - 1) outside of each, with noise and a mask [1 mm]."""
+    chi = float(np.nanmax(truth))
+    values = np.random.default_rng(0).normal(0, 5e-4, CUBE)
+    for sign, offsets in zip((1, -1), from_centres(), strict=True):
+        r = np.linalg.norm(offsets, axis=0).clip(min=1e-3)
+        field = sign * chi / 3 * (RADIUS / r) ** 3 * (3 * (offsets[2] / r) ** 2 - 1)
+        values += np.where(r > RADIUS, field, 0)
+    grid = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in CUBE], indexing="ij"))
+    mask = np.linalg.norm(grid / (0.46 * np.reshape(CUBE, (3, 1, 1, 1))), axis=0) < 1
+    folder.mkdir()
+    nib.save(nib.Nifti1Image((values * mask).astype(np.float32), np.eye(4)), folder / "sub-01_localfield.nii.gz")
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), np.eye(4)), folder / "sub-01_mask.nii.gz")
+    (folder / "sub-01_localfield.json").write_text(json.dumps({"Units": "ppm"}))
+
+
+RADIUS, CUBE, CENTRES = 6.0, (40, 40, 48), ((19.0, 19.0, 13.0), (20.0, 20.0, 34.0))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One inference of a packed bundle.
+
+    Attributes:
+        configs: names of the configs, base first.
+        write: writes the input that belongs to the true map.
+        truth: the true map; NaN where nothing is compared.
+        suffix: of the map.
+        unit: of the map.
+        tolerance: of the median over each true value: relative, and absolute in the unit.
+        voxel_mm: of the input.
+        options: further options of the command.
+    """
+
+    configs: tuple[str, ...]
+    write: Callable[[Path, Volume], None]
+    truth: Volume
+    suffix: str
+    unit: str
+    tolerance: tuple[float, float] = (0.1, 0.0)
+    voxel_mm: tuple[float, float, float] = (1.5, 1.5, 3.0)
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def susceptibility(*configs: str) -> Run:
+    options = {"input_kind": "local_field"}
+    return Run(configs, local_field, spheres(0.1), "Chimap", "ppm", (0.2, 0.005), (1.0, 1.0, 1.0), options)
+
+
+RUNS: dict[str, list[Run]] = {
     "rim_relaxometry": [
-        (("inference.json",), inversion_recovery, halves(0.8, 1.3), "T1map"),
-        (("inference.json", "t2.json"), multi_echo, halves(0.07, 0.12), "T2map"),
+        Run(("inference.json",), inversion_recovery, halves(0.8, 1.3), "T1map", "s"),
+        Run(("inference.json", "t2.json"), multi_echo, halves(0.07, 0.12), "T2map", "s"),
     ],
+    "qsmgan": [susceptibility("inference.json"), susceptibility("inference.json", "tv.json")],
 }
-ALL_RUNS = [(bundle, *run) for bundle in BUNDLES for run in RUNS[bundle]]
+ALL_RUNS = [pytest.param(bundle, run, id=f"{bundle}-{run.configs[-1]}") for bundle in BUNDLES for run in RUNS[bundle]]
 
 
 @pytest.fixture(scope="session")
@@ -105,22 +168,15 @@ def test_alone_the_repository_is_not_there() -> None:
 
 
 @pytest.mark.xdist_group("packed")
-@pytest.mark.parametrize(("bundle", "configs", "write", "truth", "suffix"), ALL_RUNS)
-def test_the_zip_runs_alone(
-    bundle: str,
-    configs: tuple[str, ...],
-    write: Callable[[Path, Volume], None],
-    truth: Volume,
-    suffix: str,
-    packed: Callable[[str], Path],
-    tmp_path: Path,
-) -> None:
-    write(tmp_path / "data", truth)
+@pytest.mark.parametrize(("bundle", "run"), ALL_RUNS)
+def test_the_zip_runs_alone(bundle: str, run: Run, packed: Callable[[str], Path], tmp_path: Path) -> None:
+    run.write(tmp_path / "data", run.truth)
     with open_bundle(packed(bundle)) as root:
-        files = [str(root / "configs" / config) for config in configs]
+        files = [str(root / "configs" / config) for config in run.configs]
         options = {
             "config_file": files[0] if len(files) == 1 else str(files),
             **{"bundle_root": root, "dataset_dir": tmp_path / "data", "output_dir": tmp_path / "maps"},
+            **run.options,
         }
         arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -130,13 +186,14 @@ def test_the_zip_runs_alone(
             check=False,
         )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    [path] = (tmp_path / "maps").rglob(f"*_{suffix}.nii.gz")
+    [path] = (tmp_path / "maps").rglob(f"*_{run.suffix}.nii.gz")
     image = nib.load(path)
-    assert np.allclose(image.affine, np.diag([1.5, 1.5, 3, 1]))
+    assert np.allclose(image.affine, np.diag([*run.voxel_mm, 1]))
     found = np.asarray(image.dataobj)
-    for value in np.unique(truth):
-        assert np.median(found[truth == value]) == pytest.approx(value, rel=0.1)
+    relative, absolute = run.tolerance
+    for value in np.unique(run.truth[np.isfinite(run.truth)]):
+        assert np.median(found[run.truth == value]) == pytest.approx(value, rel=relative, abs=absolute)
     sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
-    assert sidecar["Units"] == "s"
+    assert sidecar["Units"] == run.unit
     assert list((tmp_path / "maps").rglob("report*.html"))
     assert path.name in done.stdout + done.stderr, "the run ends with the list of what it wrote"
