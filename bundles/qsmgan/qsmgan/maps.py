@@ -131,8 +131,8 @@ def _notes(chi: Tensor, residual: float) -> list[str]:
     share = float((chi.abs() > PLAUSIBLE_PPM).float().mean())
     if share > 0.01:
         notes.append(
-            f"{share:.0%} of the voxels are beyond {PLAUSIBLE_PPM:g} ppm, as hardly any tissue is: check the unit of the "
-            "field, its sign and the mask"
+            f"{share:.0%} of the voxels are beyond {PLAUSIBLE_PPM:g} ppm, as hardly any tissue is: check the unit of "
+            "the field, its sign and the mask"
         )
     if residual > UNEXPLAINED:
         notes.append(
