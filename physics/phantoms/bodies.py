@@ -14,6 +14,20 @@ from torch import Tensor
 __all__ = ["Ellipsoids", "Tubes", "ellipsoid_fractions", "paint", "tube_fractions"]
 
 Box = tuple[slice, slice, slice]
+Axes = tuple[Tensor, Tensor, Tensor]
+"""Coordinates of a box of voxels, ``[x, 1, 1]``, ``[1, y, 1]`` and ``[1, 1, z]`` [mm]."""
+
+
+def _combined(weights: Tensor | None, parts: Sequence[Tensor]) -> Tensor:
+    """Weighted sum of three tensors that broadcast; sums of two axes stay planes until the third comes in."""
+    x, y, z = parts if weights is None else [w * part for w, part in zip(weights, parts, strict=True)]
+    return x + y + z
+
+
+def _length(parts: Sequence[Tensor]) -> Tensor:
+    """Length of a vector of three components."""
+    x, y, z = parts
+    return (x * x + y * y + z * z).sqrt()
 
 
 @dataclass(frozen=True)
@@ -42,18 +56,19 @@ class Ellipsoids:
         half = torch.linalg.inv(self.shapes).norm(dim=-1)
         return self.centres - half, self.centres + half
 
-    def distance(self, image: int, body: int, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance [mm] of points ``[3, ...]`` from the surface, negative inside, and its gradient ``[3, ...]``.
+    def distance(self, image: int, body: int, axes: Axes) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Distance [mm] from the surface, negative inside, and its gradient at the points of a box.
 
         To first order in the distance, and exact on the surface.
         """
         shape = self.shapes[image, body]
-        offset = points - self.centres[image, body].view(3, *[1] * (points.ndim - 1))
-        unit = torch.einsum("ij,j...->i...", shape, offset)
-        level = unit.norm(dim=0).clamp_min(1e-6)
-        slope = torch.einsum("ij,i...->j...", shape, unit) / level
-        steepness = slope.norm(dim=0).clamp_min(1e-6)
-        return (level - 1.0) / steepness, slope / steepness
+        offset = [axis - centre for axis, centre in zip(axes, self.centres[image, body], strict=True)]
+        # With Q = shape^T shape the level is sqrt(o Q o) and its gradient Q o / level.
+        pull = [_combined(row, offset) for row in (shape.mT @ shape).unbind(0)]
+        level = _combined(None, [p * o for p, o in zip(pull, offset, strict=True)]).clamp_min(1e-12).sqrt()
+        steepness = _length(pull).clamp_min(1e-12)  # times the level
+        # (level - 1) / |gradient|
+        return (level - 1.0) * level / steepness, tuple(p / steepness for p in pull)
 
     def curvature(self, image: int, body: int) -> Tensor:
         """Mean of the reciprocal radii, twice for a sphere of that radius [1/mm]: the sum of principal curvatures."""
@@ -81,16 +96,15 @@ class Tubes:
         radii = self.radii.unsqueeze(-1)
         return torch.minimum(self.starts, self.ends) - radii, torch.maximum(self.starts, self.ends) + radii
 
-    def distance(self, image: int, body: int, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance [mm] of points ``[3, ...]`` from the surface, negative inside, and its gradient ``[3, ...]``."""
-        ones = [1] * (points.ndim - 1)
-        start = self.starts[image, body]
-        axis = self.ends[image, body] - start
-        offset = points - start.view(3, *ones)
-        along = torch.einsum("i,i...->...", axis, offset) / axis.square().sum().clamp_min(1e-12)
-        offset = offset - axis.view(3, *ones) * along.clamp(0.0, 1.0)
-        length = offset.norm(dim=0)
-        return length - self.radii[image, body], offset / length.clamp_min(1e-6)
+    def distance(self, image: int, body: int, axes: Axes) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Distance [mm] from the surface, negative inside, and its gradient at the points of a box."""
+        start, end = self.starts[image, body], self.ends[image, body]
+        line = end - start
+        offset = [axis - begin for axis, begin in zip(axes, start, strict=True)]
+        along = (_combined(line, offset) / line.square().sum().clamp_min(1e-12)).clamp(0.0, 1.0)
+        away = [o - component * along for o, component in zip(offset, line, strict=True)]
+        length = _length(away)
+        return length - self.radii[image, body], tuple(part / length.clamp_min(1e-6) for part in away)
 
     def curvature(self, image: int, body: int) -> Tensor:
         """Sum of the principal curvatures of the side [1/mm]."""
@@ -114,22 +128,20 @@ def _boxes(
                 yield image, body, (slice(begin[0], end[0]), slice(begin[1], end[1]), slice(begin[2], end[2]))
 
 
-def _points(box: Box, size: Sequence[int], voxel_size: Sequence[float], like: Tensor) -> Tensor:
-    """Positions ``[3, x, y, z]`` [mm] of the voxels of a box."""
-    axes = [
+def _axes(box: Box, size: Sequence[int], voxel_size: Sequence[float], like: Tensor) -> Axes:
+    """Positions of the voxels of a box."""
+    x, y, z = (
         (torch.arange(part.start, part.stop, device=like.device, dtype=like.dtype) - (count - 1) / 2) * step
         for part, count, step in zip(box, size, voxel_size, strict=True)
-    ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    )
+    return x[:, None, None], y[None, :, None], z[None, None, :]
 
 
-def _fraction(
-    bodies: Ellipsoids | Tubes, image: int, body: int, points: Tensor, voxel: Tensor, rough: Tensor
-) -> Tensor:
-    """Volume fraction of a body in the voxels at the points."""
-    distance, normal = bodies.distance(image, body, points)
+def _fraction(bodies: Ellipsoids | Tubes, image: int, body: int, axes: Axes, voxel: Tensor, rough: Tensor) -> Tensor:
+    """Volume fraction of a body in the voxels of a box."""
+    distance, normal = bodies.distance(image, body, axes)
     # A ramp with the second moment of the voxel's own profile along the normal: its width is one voxel.
-    width = (normal * voxel.view(3, 1, 1, 1)).norm(dim=0).clamp_min(1e-6)
+    width = _length([step * part for step, part in zip(voxel, normal, strict=True)]).clamp_min(1e-6)
     curvature, scale = bodies.curvature(image, body), voxel.new_ones(())
     if isinstance(bodies, Tubes):
         # Thinner than a voxel: drawn one voxel wide, and so faint that the area of the section is kept.
@@ -173,13 +185,14 @@ def paint(
     if list(values.shape) != expected:
         raise ValueError(f"values must be [n, count, C] = {expected}, got {list(values.shape)}")
     size, voxel = canvas.shape[2:], canvas.new_tensor(list(voxel_size))
+    values = values.to(canvas)[..., None, None, None]
     margin = float(voxel.norm()) / 2 + (0.0 if roughness is None else float(roughness.abs().max()))
     for image, body, box in _boxes(bodies, size, voxel_size, margin):
-        points = _points(box, size, voxel_size, canvas)
+        axes = _axes(box, size, voxel_size, canvas)
         rough = canvas.new_zeros(()) if roughness is None else roughness[(image, 0, *box)]
-        fraction = _fraction(bodies, image, body, points, voxel, rough)
+        fraction = _fraction(bodies, image, body, axes, voxel, rough)
         part = canvas[(image, slice(None), *box)]
-        part += fraction * (values[image, body].view(-1, 1, 1, 1).to(canvas) - part)
+        part += fraction * (values[image, body] - part)
         if labels is not None:
             labels[0][(image, *box)][fraction > 0.5] = int(labels[1][body])
     return canvas

@@ -11,6 +11,7 @@ from shared_transforms.anatomy import smooth_volume
 
 ECHO_TIME = (0.008, 0.025)  # [s] of the magnitude that is shown
 REMAINDER_PPM = (0.0002, 0.005)  # standard deviation over the mask of the background that is left, log-uniform
+HARMONIC_MM = 70.0  # where harmonics of all degrees are alike: about the radius of a head
 WORST_SIGNAL = 0.05  # of the mean: below, a fit of the phase is as wrong as it gets
 
 
@@ -128,24 +129,32 @@ def background_remainder(measurement: Measurement, mask: Tensor, voxel_size: tup
     weights = measurement.harmonics.to(mask.device)
     if not bool((measurement.remainder > 0).any()):
         return torch.zeros(mask.shape, device=mask.device)
-    axes = [
-        (torch.arange(count, device=mask.device, dtype=torch.float32) - (count - 1) / 2) * step / 70.0
+    x, y, z = (
+        (torch.arange(count, device=mask.device, dtype=torch.float32) - (count - 1) / 2) * step / HARMONIC_MM
         for count, step in zip(mask.shape[1:], voxel_size, strict=True)
-    ]
-    x, y, z = torch.meshgrid(*axes, indexing="ij")
-    harmonics = (
-        x, y, z, x * y, y * z, x * z, x * x - y * y, 2 * z * z - x * x - y * y,
-        x * y * z, z * (x * x - y * y), x * (4 * z * z - x * x - y * y), y * (4 * z * z - x * x - y * y),
-        z * (2 * z * z - 3 * x * x - 3 * y * y), x * (x * x - 3 * y * y), y * (3 * x * x - y * y),
-    )  # fmt: skip
-    total = torch.zeros(mask.shape, device=mask.device)
-    for k, harmonic in enumerate(harmonics):
-        total += weights[:, k].view(-1, 1, 1, 1) * harmonic
+    )
+    # Cubic in z: four heights tell all of them.
+    nodes = torch.linspace(-1.0, 1.0, 4, device=mask.device)
+    between = torch.linalg.solve(torch.vander(nodes, increasing=True).mT, torch.vander(z, 4, increasing=True).mT)
+    sheets = torch.einsum("nk,kxyc->nxyc", weights, _solid_harmonics(x, y, nodes))
+    total = sheets @ between
     inside = mask.to(total)
     count = inside.sum((1, 2, 3), keepdim=True).clamp_min(1.0)
     total = (total - (total * inside).sum((1, 2, 3), keepdim=True) / count) * inside
     deviation = (total.square().sum((1, 2, 3), keepdim=True) / count).sqrt()
     return total * (_column(measurement.remainder, total) / deviation.clamp_min(1e-12))
+
+
+def _solid_harmonics(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Harmonic polynomials of degree 1 to 3 on a grid, ``[15, X, Y, Z]``."""
+    x, y, z = torch.meshgrid(x, y, z, indexing="ij")
+    return torch.stack(
+        [
+            x, y, z, x * y, y * z, x * z, x * x - y * y, 2 * z * z - x * x - y * y,
+            x * y * z, z * (x * x - y * y), x * (4 * z * z - x * x - y * y), y * (4 * z * z - x * x - y * y),
+            z * (2 * z * z - 3 * x * x - 3 * y * y), x * (x * x - 3 * y * y), y * (3 * x * x - y * y),
+        ]
+    )  # fmt: skip
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ class SusceptibilitySimulator:
         channels: of ``image``, see :data:`.start.CHANNELS`.
         head_scale: smallest and largest head relative to the template.
         margin_mm: range by which the mask is larger (> 0) or smaller than the brain, uniform [mm].
-        leak: largest share of the field of the brain outside of the mask that is left in the field; uniform from 0.
+        leak: largest share of the field of the brain outside of the mask that is left in the field; none is left in
+            half of the samples.
         remainder: factor of the smooth background that is left in the field; 0 is none.
         texture: factor of the variation within tissues; 0 is none.
         pathology: some of :data:`.anatomy.PATHOLOGIES`; not for training.
@@ -160,7 +161,7 @@ class SusceptibilitySimulator:
             texture=self.texture * torch.tensor([0.012, 0.006]) * (0.3 + 0.7 * uniform(n, 2)),
             roughness=0.3 + 0.5 * uniform(n),
             margin=low + (high - low) * uniform(n),
-            leak=self.leak * uniform(n),
+            leak=self.leak * (2.0 * uniform(n) - 1.0).clamp_min(0.0),
             measurement=draw_measurement(
                 generator, n, (self.noise_ppm[0], self.noise_ppm[1]), self.remainder, self.magnitude_share
             ),
@@ -281,14 +282,18 @@ def _mixture(sampled: Tensor, values: Tensor) -> Tensor:
 
     The brain's edge has no bone in it: what the skull adds to a voxel half filled has no signal, so no phase.
     """
-    brain = sampled[:4].sum(0)
-    own = torch.einsum("tv,txyz->vxyz", values[list(_BRAIN)], sampled[:4])
-    bone, air, soft = (values[NAMES.index(name)].view(4, 1, 1, 1) for name in ("bone", "air", "soft"))
-    other = sampled[5]
-    skull = sampled[4]
-    empty = (1.0 - brain - skull - other).clamp_min(0.0)
-    everything = own + skull * bone + other * soft + empty * air
-    return torch.where(brain > 0.5, own / brain.clamp_min(0.5), everything)
+    own, (bone, air, soft) = values[list(_BRAIN)], (values[NAMES.index(k)] for k in ("bone", "air", "soft"))
+    # Columns: the tissues that are sampled. Rows: their values, then those with air in what they leave of a voxel.
+    plain = torch.cat([own, bone[None], soft[None], torch.zeros_like(own[:1])]).mT
+    parts = sampled.flatten(1)
+    mixed = plain @ parts
+    brain = parts[:4].sum(0)
+    beyond = (brain <= 0.5).nonzero().squeeze(1)
+    empty = (1.0 - parts[:6, beyond].sum(0)).clamp_min(0.0)
+    edge = mixed[:, beyond] + air[:, None] * empty
+    mixed /= brain.clamp_min(0.5)
+    mixed[:, beyond] = edge
+    return mixed.unflatten(1, sampled.shape[1:])
 
 
 @lru_cache(maxsize=2)
