@@ -90,7 +90,8 @@ class PatchPoolDataset(Dataset):
         rank: process of a distributed run; each has a pool of its own.
         pool_epochs: epochs that a pool serves.
         background_share: share of patches whose middle lies anywhere in the volume, not in the mask.
-        flip: flip patches along every axis and exchange x with y at random: with B0 along z the same physics.
+        flip: flip patches along every axis and exchange x with y at random: with B0 along z and cubic voxels the same
+            physics.
         labels: which labels are cut out.
 
     Raises:

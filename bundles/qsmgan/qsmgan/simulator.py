@@ -170,18 +170,36 @@ class SusceptibilitySimulator:
         )
 
     def simulate(self, drawn: Draw) -> dict[str, Any]:
-        """Simulate the volumes that belong to a draw.
+        """Simulate the samples that belong to a draw.
 
         Args:
             drawn: parameters of n samples.
 
         Returns:
-            ``image`` ``[n, C, X, Y, Z]``, the channels of :func:`.start.network_input`; ``label``, all
-            ``[n, 1, X, Y, Z]``: ``parameters``, the susceptibility [ppm] with mean 0 over the mask; ``mask``;
+            ``image`` ``[n, C, X, Y, Z]``, the channels of :func:`.start.network_input`; ``label``, see
+            :meth:`volumes`; ``acquisition``: ``voxel_size`` [mm] and ``b0_direction``.
+        """
+        label = self.volumes(drawn)
+        field, mask, magnitude = (label[name][:, 0] for name in ("measured", "mask", "magnitude"))
+        voxel_size, b0 = drawn.volumes.voxel_mm, drawn.b0_direction
+        return {
+            "image": network_input(field, mask, magnitude, voxel_size, b0, self.channels),
+            "label": label,
+            "acquisition": {"voxel_size": voxel_size, "b0_direction": b0},
+        }
+
+    def volumes(self, drawn: Draw) -> dict[str, Tensor]:
+        """Truth and measurement of the samples that belong to a draw.
+
+        Args:
+            drawn: parameters of n samples.
+
+        Returns:
+            Volumes ``[n, 1, X, Y, Z]``: ``parameters``, the susceptibility [ppm] with mean 0 over the mask; ``mask``;
             ``brain``, the mask without its error; ``field`` of the susceptibility [ppm], without noise and background;
-            ``measured``, the field with both; ``magnitude``; ``sigma``, the noise of the field [ppm]; ``labels``, index
-            plus 1 into :data:`.tissues.STRUCTURES`, 0 in phantoms and outside of the mask. ``acquisition``:
-            ``voxel_size`` [mm] and ``b0_direction``.
+            ``measured``, the field with both; ``magnitude``, relative to its mean over the mask, 0 where it is not
+            shown; ``sigma``, the noise of the field [ppm]; ``labels``, index plus 1 into :data:`.tissues.STRUCTURES`,
+            0 in phantoms and outside of the mask.
         """
         voxel_size, b0 = drawn.volumes.voxel_mm, drawn.b0_direction
         generator = torch.Generator(self.device).manual_seed(drawn.seed)
@@ -201,16 +219,11 @@ class SusceptibilitySimulator:
         sigma = field_noise(drawn.measurement, clean, mask)
         measured = local + extra + background_remainder(drawn.measurement, mask, voxel_size)
         measured = measured + sigma * torch.randn(sigma.shape, generator=noise, device=sigma.device)
-        image = network_input(measured, mask, magnitude, voxel_size, b0, self.channels)
-        label = {
+        made = {
             "parameters": chi, "mask": mask, "brain": brain, "field": local, "measured": measured,
             "magnitude": magnitude, "sigma": sigma, "labels": labels,
         }  # fmt: skip
-        return {
-            "image": image,
-            "label": {name: values.unsqueeze(1) for name, values in label.items()},
-            "acquisition": {"voxel_size": voxel_size, "b0_direction": b0},
-        }
+        return {name: values.unsqueeze(1) for name, values in made.items()}
 
     def _tissue(self, drawn: Draw, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """chi, R2* and signal ``[n, 3, X, Y, Z]``, labels, mask and true mask ``[n, X, Y, Z]``."""
