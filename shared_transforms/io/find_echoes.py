@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +57,8 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
 
     Files belong together if they lie in one folder and have one name but for the number of the echo, the part (``mag``,
     ``phase``, ``ph``) and the series number: ``sub-01_echo-1_part-mag_MEGRE`` (BIDS), ``gre_5_e1`` and ``gre_6_e1_ph``
-    (dcm2niix), ``Mag`` and ``Phase`` (4-D). A name that says neither is taken for magnitude.
+    (dcm2niix), ``Mag`` and ``Phase`` (4-D); or if they are the only ones of their folder. A name that says neither is
+    taken for magnitude.
 
     Args:
         dataset_dir: the folder.
@@ -87,8 +88,9 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
             others[reason] += 1
         else:
             groups[_key(path, sidecar)].append(Echo(path, sidecar, part_of(path, sidecar)))
+    _refuse_gaps(groups)
     found = []
-    for group in groups.values():
+    for group in _merged(groups):
         for magnitude, phase in _pairs(group):
             if magnitude and phase:
                 found.append((magnitude, phase, [e for e in group if e.part == "real or imaginary"]))
@@ -107,6 +109,29 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
         mask = find_mask(magnitude[0].path, root, echo_stem(magnitude[0].path), alone=len(found) == 1)
         series.append(item | ({"mask": str(mask)} if mask else {}))
     return sorted(series, key=lambda s: str(s["stem"]))
+
+
+def _refuse_gaps(groups: Mapping[tuple[Hashable, ...], list[Echo]]) -> None:
+    """An image that belongs to a series by its name, but has no sidecar, must not be left out in silence."""
+    names = {key[:2] for key, group in groups.items() if any(e.sidecar for e in group)}
+    for key, group in groups.items():
+        for echo in group:
+            if not echo.sidecar and key[:2] in names:
+                read_sidecar(echo.path)  # says what is missing
+
+
+def _merged(groups: Mapping[tuple[Hashable, ...], list[Echo]]) -> list[list[Echo]]:
+    """The groups; the only magnitudes and the only phases of a folder are one series, whatever their names are."""
+    folders: dict[Hashable, list[list[Echo]]] = defaultdict(list)
+    for (folder, *_), group in groups.items():
+        folders[folder].append(group)
+    merged = []
+    for parts in folders.values():
+        sides = [[g for g in parts if {e.part for e in g} == {part}] for part in ("magnitude", "phase")]
+        if len(parts) == 2 and len(sides[0]) == len(sides[1]) == 1 and len(parts[0]) == len(parts[1]):
+            parts = [[*sides[0][0], *sides[1][0]]]
+        merged += parts
+    return merged
 
 
 def find_mask(image: Path, root: Path, stem: str, alone: bool = True) -> Path | None:
