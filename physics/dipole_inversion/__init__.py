@@ -2,5 +2,6 @@
 
 from physics.dipole_inversion.iteration import Iteration
 from physics.dipole_inversion.kspace import l2_gradient, tikhonov, tkd
+from physics.dipole_inversion.total_variation import tv_admm
 
-__all__ = ["Iteration", "l2_gradient", "tikhonov", "tkd"]
+__all__ = ["Iteration", "l2_gradient", "tikhonov", "tkd", "tv_admm"]
