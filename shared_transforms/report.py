@@ -79,7 +79,8 @@ class SaveReportd(MapTransform):
     ``item["files"]``. Of the item it reads ``maps`` ({BIDS suffix: ParameterMap}, with the voxels that count in
     ``mask``), ``stem``, ``sources``, ``notes``, ``acquisition`` ({name: [N] in seconds}; voxel size, B0 direction and
     field strength stand apart), and where they are there ``residual`` (relative root mean square of data minus model),
-    ``seconds`` (from ``InferenceTimer``) and ``files``.
+    ``details`` ({what: value}, how the data were read and processed), ``seconds`` (from ``InferenceTimer``) and
+    ``files``.
 
     Args:
         keys: the one key of the maps.
@@ -162,7 +163,7 @@ class SaveReportd(MapTransform):
             residual_numbers=_residual_numbers(item, statistics),
             residual_text=self.residual_text,
             times=_time_table(item.get("acquisition", {}), self.time_name),
-            settings=_settings(item.get("acquisition", {})),
+            settings=_settings(item.get("acquisition", {})) | item.get("details", {}),
             run=self._run(item),
             sources=[_relative(Path(name), self.output_dir) for name in item.get("sources", [])],
             files=[_relative(name, self.output_dir) for name in written],

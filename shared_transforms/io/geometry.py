@@ -47,8 +47,8 @@ def check_same_grid(first: NiftiInfo, other: NiftiInfo, remedy: str = "give imag
 
 def find_b0_direction(
     info: NiftiInfo, sidecar: dict[str, Any], given: Sequence[float] | None = None
-) -> tuple[tuple[float, float, float], list[str]]:
-    """Direction of the main field in voxel axes, and remarks on where it comes from.
+) -> tuple[tuple[float, float, float], str, list[str]]:
+    """Direction of the main field in voxel axes, where it comes from, and remarks.
 
     B0 lies along the z axis of the scanner, which is that of the affine as long as the image was not moved since.
     Taken from ``given``, else from the sidecar field ``B0_dir``, else from the affine.
@@ -69,15 +69,15 @@ def find_b0_direction(
             remedy="resample the images to a right-angled grid (gantry tilt leaves such an affine)",
         )  # fmt: skip
     if given is not None:
-        return checked_direction(given, "b0_direction"), []
+        return checked_direction(given, "b0_direction"), "the user", []
     if _B0_FIELD in sidecar:
         direction = checked_direction(sidecar[_B0_FIELD], _B0_FIELD, info.path)
-        return direction, [f"B0 direction from the sidecar ({_B0_FIELD})"]
+        return direction, f"the sidecar ({_B0_FIELD})", []
     notes = []
     if any("no orientation stored" in note for note in info.notes):
         notes.append(f"{info.path.name}: B0 is taken to lie along the third axis, as no orientation is stored")
     x, y, z = (float(v) for v in axes[2] / np.linalg.norm(axes[2]))
-    return (x, y, z), notes
+    return (x, y, z), "the affine", notes
 
 
 def checked_direction(value: Any, field: str, file: Path | None = None) -> tuple[float, float, float]:

@@ -30,8 +30,8 @@ class LoadGradientEchoesd(MapTransform):
 
     ``item[keys]`` may be the list of magnitudes that ``find_gradient_echoes`` gives, with the phases in
     ``item[phase_key]`` and the mask in ``item[mask_key]``; or a folder that holds one series; or one of its files. The
-    item gains ``acquisition``, ``mask``, ``stem``, ``sources`` and ``notes`` as ``load_gradient_echoes`` returns them,
-    and ``item[keys]`` becomes a MetaTensor [2 N, X, Y, Z]: N magnitudes, then N phases [rad].
+    item gains ``acquisition``, ``mask``, ``stem``, ``sources``, ``notes`` and ``details`` as ``load_gradient_echoes``
+    returns them, and ``item[keys]`` becomes a MetaTensor [2 N, X, Y, Z]: N magnitudes, then N phases [rad].
 
     Args:
         keys: the one key of the magnitudes.
@@ -119,7 +119,8 @@ def load_gradient_echoes(
         image: MetaTensor [2 N, X, Y, Z] float32: N magnitudes, then N phases [rad] from -pi to pi, larger where the
         field is stronger; echo times increasing. mask: boolean [1, X, Y, Z], or None. acquisition: {"echo_times":
         [N] s, "field_strength": [] T, "voxel_size": [3] mm, "b0_direction": [3] unit vector in voxel axes}.
-        stem: name for the outputs. sources: the files. notes: remarks a user must see.
+        stem: name for the outputs. sources: the files. notes: remarks a user must see. details: how the data
+        were read, {what: value}.
 
     Raises:
         QMRIError: missing or damaged file, header or sidecar; NaN, infinite or all-zero volumes; volumes that differ in
@@ -149,7 +150,7 @@ def load_gradient_echoes(
     times = _echo_times(infos, sidecars, echo_times_s)
     everything = [s for part in sidecars.values() for s in part]
     strength = field_strength(everything, field_strength_t, first.path)
-    direction, notes = find_b0_direction(first, _with_field(everything, "B0_dir"), b0_direction)
+    direction, origin, notes = find_b0_direction(first, _with_field(everything, "B0_dir"), b0_direction)
     notes = [*(note for info in infos["magnitude"] for note in info.notes), *notes]
     values = np.empty((2 * count, *first.shape), dtype=np.float32)
     read_files(infos["magnitude"], values[:count])
@@ -159,7 +160,6 @@ def load_gradient_echoes(
     unit = _with_field(sidecars["phase"], "Units").get("Units")
     scale = find_phase_range(lowest, highest, integers, files["phase"][0], phase_range, unit)
     scale.to_radians(values[count:], checked_sign(field_sign))
-    notes.append(f"phase read as {scale.label}" + ("" if field_sign > 0 else ", and its sign turned (field_sign -1)"))
     order = sorted(range(count), key=lambda i: times[i])
     if order != list(range(count)):
         values = values[[*order, *(count + i for i in order)]]
@@ -179,6 +179,7 @@ def load_gradient_echoes(
         "stem": echo_stem(files["magnitude"][0]) or "series",
         "sources": [str(p) for p in [*files["magnitude"], *files["phase"], *([mask] if mask is not None else [])]],
         "notes": notes,
+        "details": {"B0 direction from": origin, "Phase as stored": scale.label} | sign_detail(field_sign),
     }
 
 
@@ -218,6 +219,11 @@ def checked_sign(value: Any) -> int:
             remedy="correct field_sign; iron-rich nuclei are bright in a susceptibility map of the right sign",
         )  # fmt: skip
     return int(value)
+
+
+def sign_detail(sign: int) -> dict[str, str]:
+    """What to say of a sign that was turned."""
+    return {} if sign > 0 else {"Sign": "turned (field_sign -1)"}
 
 
 def read_files(infos: Sequence[NiftiInfo], out: npt.NDArray[np.float32]) -> bool:

@@ -18,7 +18,7 @@ from shared_transforms.errors import QMRIError
 from shared_transforms.io.find import images_below
 from shared_transforms.io.find_echoes import find_gradient_echoes, find_mask, sidecar_or_none
 from shared_transforms.io.geometry import check_same_grid, find_b0_direction, read_mask
-from shared_transforms.io.gradient_echo import checked_sign, field_strength, fold_magnitude, read_files
+from shared_transforms.io.gradient_echo import checked_sign, field_strength, fold_magnitude, read_files, sign_detail
 from shared_transforms.io.load import as_meta_tensor
 from shared_transforms.io.nifti import NiftiInfo, nifti_name, read_header
 
@@ -34,8 +34,8 @@ class LoadLocalFieldd(MapTransform):
     """Read a local field map, with mask and magnitude where they are given, into an inference item.
 
     ``item[keys]`` is the path of a 3-D NIfTI file; ``item[mask_key]`` and ``item[magnitude_key]`` may hold paths. The
-    item gains ``acquisition``, ``mask``, ``stem``, ``sources`` and ``notes`` as ``load_local_field`` returns them, and
-    ``item[keys]`` becomes a MetaTensor [2, X, Y, Z]: field [ppm], magnitude.
+    item gains ``acquisition``, ``mask``, ``stem``, ``sources``, ``notes`` and ``details`` as ``load_local_field``
+    returns them, and ``item[keys]`` becomes a MetaTensor [2, X, Y, Z]: field [ppm], magnitude.
 
     Args:
         keys: the one key of the field map.
@@ -184,7 +184,7 @@ def load_local_field(
         image: MetaTensor [2, X, Y, Z] float32: field [ppm], larger where it is stronger, 0 outside of the mask; and
         magnitude, 0 where there is none. mask: boolean [1, X, Y, Z]. acquisition: {"voxel_size": [3] mm,
         "b0_direction": [3] unit vector in voxel axes, and, where it is known, "field_strength": [] T}. stem, sources,
-        notes: as for gradient echoes.
+        notes, details: as for gradient echoes.
 
     Raises:
         QMRIError: missing or damaged file or header; NaN, infinite or all-zero volumes; no unit, or an unknown one; no
@@ -199,7 +199,7 @@ def load_local_field(
             remedy="give one map; for raw echoes set input_kind to gradient_echo",
         )  # fmt: skip
     sidecar = sidecar_or_none(file)
-    direction, notes = find_b0_direction(info, sidecar, b0_direction)
+    direction, origin, notes = find_b0_direction(info, sidecar, b0_direction)
     notes = [*info.notes, *notes]
     unit = _unit(sidecar, field_unit, file)
     strength = None
@@ -208,7 +208,6 @@ def load_local_field(
     values = np.zeros((2, *info.shape), dtype=np.float32)
     read_files([info], values[:1])
     values[0] *= checked_sign(field_sign) * _ppm_of(unit, strength)
-    notes.append(f"local field read in {unit}" + ("" if field_sign > 0 else ", and its sign turned (field_sign -1)"))
     if mask is None:
         inside = values[0] != 0
         notes.append("no mask given: the voxels of the field map that are not 0 are taken")
@@ -230,6 +229,7 @@ def load_local_field(
         "stem": field_stem(file),
         "sources": [str(p) for p in (file, mask, magnitude) if p is not None],
         "notes": notes,
+        "details": {"B0 direction from": origin, "Unit of the local field": unit} | sign_detail(field_sign),
     }
 
 

@@ -58,16 +58,17 @@ class MapsFromFieldd(MapTransform):
                 field="reference", found=repr(reference), expected=f"one of {', '.join(REFERENCES)}",
                 remedy="correct the config",
             )  # fmt: skip
-        if reference in ("roi", "csf") and reference_file is None:
+        if reference in ("roi", "csf") and (reference_file is None or not Path(reference_file).is_file()):
             raise QMRIError(
-                field="reference_file", found="none", expected=f"a NIfTI mask of the region for reference {reference}",
+                file=reference_file, field="reference_file", found="none" if reference_file is None else "no such file",
+                expected=f"a NIfTI mask of the region for reference {reference}",
                 remedy="give reference_file=PATH, or set reference to mean",
             )  # fmt: skip
         self.reference, self.reference_file = reference, reference_file
         self.image_key, self.mask_key = image_key, mask_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the item with ``maps``, ``residual`` (relative root mean square) and ``notes`` a user must read."""
+        """Return the item with ``maps``, ``residual`` (relative root mean square), ``notes`` and ``details``."""
         item = dict(data)
         image = item[self.image_key]
         item[self.image_key] = image[0] if image.ndim == 5 else image
@@ -82,18 +83,19 @@ class MapsFromFieldd(MapTransform):
                 )  # fmt: skip
             residual = field - field_from_susceptibility(chi, voxel_size, b0_direction)
             residual = (residual - residual[mask].mean()) * mask
-            offset, note = self._offset(chi, mask, item["sources"][0])
+            offset, zero = self._offset(chi, mask, item["sources"][0])
+            item["details"] = {**item.get("details", {}), "Susceptibility is relative to": zero}
             item["residual"] = float(residual[mask].square().mean().sqrt() / (_spread(field[mask]) + 1e-30))
             item["maps"] = self._maps((chi - offset) * mask, field * mask, residual, mask) | item.get("stages", {})
-            item["notes"] = [*item.get("notes", []), note, *_notes(chi[mask], item["residual"])]
+            item["notes"] = [*item.get("notes", []), *_notes(chi[mask], item["residual"])]
         return item
 
     def _offset(self, chi: Tensor, mask: Tensor, source: str) -> tuple[Tensor, str]:
         """The value that becomes zero [ppm], and what to say of it."""
         if self.reference == "none":
-            return chi.new_zeros(()), "susceptibility without a reference of its own: as the method leaves it"
+            return chi.new_zeros(()), "nothing: as the method leaves it"
         if self.reference == "mean":
-            return chi[mask].mean(), "susceptibility is relative to its mean over the mask"
+            return chi[mask].mean(), "its mean over the mask"
         file = Path(str(self.reference_file))
         region, _ = read_mask(file, read_header(Path(source)), "reference_file")
         inside = torch.from_numpy(region) & mask
@@ -105,9 +107,7 @@ class MapsFromFieldd(MapTransform):
             )  # fmt: skip
         name = {"roi": "the region", "csf": "the cerebrospinal fluid"}[self.reference]
         count, spread = int(inside.sum()), float(chi[inside].std(correction=0))
-        return chi[inside].mean(), (
-            f"susceptibility is relative to {name} in {file.name} ({count} voxels, standard deviation {spread:.3f} ppm)"
-        )
+        return chi[inside].mean(), f"{name} in {file.name}, {count} voxels with a deviation of {spread:.3f} ppm"
 
     def _maps(self, chi: Tensor, field: Tensor, residual: Tensor, mask: Tensor) -> dict[str, ParameterMap]:
         zero = {"none": "as the method leaves it", "mean": "mean over the mask", "roi": "mean over the region"}
