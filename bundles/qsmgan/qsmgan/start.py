@@ -16,13 +16,14 @@ from physics.dipole import field_from_susceptibility
 from physics.dipole_inversion import tv_admm
 
 CHANNELS = ("field", "start", "residual", "magnitude")
-ITERATIONS = 12
-REGULARISATION = 4e-4  # [ppm], of the total variation
+ITERATIONS = 10
+REGULARISATION = 4e-4  # [ppm mm], of the total variation
 
 
 def starting_map(
     field: Tensor,
     mask: Tensor,
+    magnitude: Tensor | None = None,
     voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
     b0_direction: Sequence[float] = (0.0, 0.0, 1.0),
 ) -> Tensor:
@@ -31,13 +32,27 @@ def starting_map(
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm].
         mask: where it is known ``[..., X, Y, Z]``, boolean.
+        magnitude: weight of the field ``[..., X, Y, Z]`` in any unit; None or all 0 for equal weights.
         voxel_size: [mm].
         b0_direction: unit vector in voxel axes.
 
     Returns:
         Susceptibility ``[..., X, Y, Z]`` [ppm], mean 0 over the mask, 0 outside.
     """
-    start = tv_admm(field, voxel_size, b0_direction, mask, regularisation=REGULARISATION, iterations=ITERATIONS)
+    weight = mask.to(field.dtype)
+    if magnitude is not None:
+        there = (magnitude * weight).sum((-3, -2, -1), keepdim=True) > 0
+        weight = torch.where(there, magnitude.to(field.dtype) * weight, weight)
+    start = tv_admm(
+        field,
+        voxel_size,
+        b0_direction,
+        mask,
+        weight,
+        regularisation=REGULARISATION,
+        iterations=ITERATIONS,
+        tolerance=0.0,  # the network has learnt to go on from this number of iterations
+    )
     return demeaned(start, mask)
 
 
@@ -71,7 +86,7 @@ def network_input(
     inside = mask.to(field.dtype)
     made: dict[str, Tensor] = {"field": field * inside}
     if "start" in channels or "residual" in channels:
-        made["start"] = starting_map(made["field"], mask, voxel_size, b0_direction)
+        made["start"] = starting_map(made["field"], mask, magnitude, voxel_size, b0_direction)
     if "residual" in channels:
         explained = field_from_susceptibility(made["start"], voxel_size, b0_direction)
         made["residual"] = demeaned(made["field"] - explained, mask)
