@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qmri-setup
 BUNDLES := $(notdir $(patsubst %/,%,$(wildcard bundles/*/)))
 BUNDLE ?= $(BUNDLES)
+# Scripts that know which bundles are ready are told of one only where it was asked for.
+ONE = $(if $(filter-out file,$(origin BUNDLE)),--bundle $(BUNDLE))
 
 # uv does not read pip's configuration. A CPU wheel of torch that pip's find-links offers spares several GB of CUDA;
 # where there is none, uv asks the machine which build of torch suits it.
@@ -32,8 +34,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP) ## inference of rim_relaxometry on a simulated acquisition of real anatomy
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/demo.py
+demo: $(STAMP) ## every bundle that is ready, or BUNDLE=name, on simulated scans of real anatomy
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/demo.py $(ONE)
 
 # One thread a process: small convolutions on two busy cores are many times slower with two.
 test: $(STAMP) ## the tests, in parallel
@@ -44,8 +46,8 @@ lint: $(STAMP) ## ruff, mypy, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-benchmark: $(STAMP) ## speed of the estimators and networks, one thread
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py $(ARGS)
+benchmark: $(STAMP) ## speed of physics, classical methods and networks of every bundle, or of BUNDLE=name
+	$(BIN)/python scripts/benchmark.py $(ONE) $(ARGS)
 
 docs: $(STAMP) ## picture of the README, model cards and metadata, from the results there are
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/demo.py --output build/demo --picture docs/overview.png

@@ -2,13 +2,16 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import demo
+import demos
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from demos import rim_relaxometry as rim
 from rim_relaxometry.network import RecurrentInferenceMachine
 
 from shared_transforms.io import find_series, load_series
@@ -17,77 +20,77 @@ SIZE, SLICES = 40, 2
 
 
 @pytest.fixture(scope="module")
-def scans() -> list[demo.Scan]:
-    return demo.simulate(SLICES, SIZE)
+def scans() -> list[rim.Scan]:
+    return rim.simulate(SLICES, SIZE)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained weights: the network then is a damped Gauss-Newton method, good enough to compare with the truth."""
     folder = tmp_path_factory.mktemp("models")
-    for parameter, name in demo.MODELS.items():
+    for parameter, name in rim.MODELS.items():
         torch.manual_seed(0)
         torch.save(RecurrentInferenceMachine(parameter, [0.1, 0.2, 0.3]).state_dict(), folder / name)
     return folder
 
 
-def test_both_scans_see_one_head(scans: list[demo.Scan]) -> None:
+def test_both_scans_see_one_head(scans: list[rim.Scan]) -> None:
     t1, t2 = scans
     np.testing.assert_array_equal(t1.fractions, t2.fractions)
-    assert t1.series.shape == (len(demo.INVERSION_TIMES), SIZE, SIZE, SLICES)
-    assert t2.series.shape == (len(demo.ECHO_TIMES), SIZE, SIZE, SLICES)
+    assert t1.series.shape == (len(rim.INVERSION_TIMES), SIZE, SIZE, SLICES)
+    assert t2.series.shape == (len(rim.ECHO_TIMES), SIZE, SIZE, SLICES)
 
 
-def test_neighbouring_slices_differ_but_resemble_each_other(scans: list[demo.Scan]) -> None:
+def test_neighbouring_slices_differ_but_resemble_each_other(scans: list[rim.Scan]) -> None:
     first, second = np.moveaxis(scans[0].fractions[:3].sum(0) > 0.5, -1, 0)
     overlap = (first & second).sum() / (first | second).sum()
     assert 0.7 < overlap < 1.0
 
 
-def test_tissues_have_the_values_of_the_paper(scans: list[demo.Scan]) -> None:
+def test_tissues_have_the_values_of_the_paper(scans: list[rim.Scan]) -> None:
     for scan, expected in zip(scans, ({"grey": 1.4, "white": 0.78}, {"grey": 0.11, "white": 0.08}), strict=True):
         white = scan.fractions[2] > 0.98
         assert np.median(scan.truth[white]) == pytest.approx(expected["white"], rel=0.05)
 
 
-def test_equal_seeds_give_equal_scans_and_others_do_not(scans: list[demo.Scan]) -> None:
-    again = demo.simulate(SLICES, SIZE)[0]
+def test_equal_seeds_give_equal_scans_and_others_do_not(scans: list[rim.Scan]) -> None:
+    again = rim.simulate(SLICES, SIZE)[0]
     np.testing.assert_array_equal(again.series, scans[0].series)
-    assert not np.array_equal(demo.simulate(SLICES, SIZE, seed=9)[0].fractions, scans[0].fractions)
+    assert not np.array_equal(rim.simulate(SLICES, SIZE, seed=9)[0].fractions, scans[0].fractions)
 
 
-def test_written_scans_are_read_back_as_series(scans: list[demo.Scan], tmp_path: Path) -> None:
+def test_written_scans_are_read_back_as_series(scans: list[rim.Scan], tmp_path: Path) -> None:
     for scan, kind, stem in zip(scans, ("inversion_recovery", "multi_echo"), ("sub-demo",) * 2, strict=True):
-        files = demo.write_scan(scan, tmp_path / scan.parameter)
+        files = rim.write_scan(scan, tmp_path / scan.parameter)
         assert len(files) == len(scan.times)
         [series] = find_series(tmp_path / scan.parameter, kind)
         assert series["stem"] == stem
         loaded = load_series(series["image"], kind)
         assert loaded["acquisition"]["times"].tolist() == pytest.approx(list(scan.times))
-        np.testing.assert_allclose(loaded["image"].numpy(), demo.SCALE * scan.series, atol=0.51)  # whole numbers
+        np.testing.assert_allclose(loaded["image"].numpy(), rim.SCALE * scan.series, atol=0.51)  # whole numbers
         np.testing.assert_allclose(loaded["image"].affine, scan.affine, atol=1e-4)
         sidecar = json.loads(files[0].with_name(files[0].name.replace(".nii.gz", ".json")).read_text())
-        assert sidecar["RepetitionTime"] == demo.REPETITION_TIME
+        assert sidecar["RepetitionTime"] == rim.REPETITION_TIME
 
 
-def test_comparison_of_a_known_error(scans: list[demo.Scan], tmp_path: Path) -> None:
+def test_comparison_of_a_known_error(scans: list[rim.Scan], tmp_path: Path) -> None:
     scan = scans[0]
     maps = {"T1map": 1.1 * scan.truth, "T1stderr": 0.06 * scan.truth, "mask": np.ones_like(scan.truth)}
     for suffix, data in maps.items():
         nib.save(nib.Nifti1Image(data.astype(np.float32), scan.affine), tmp_path / f"sub-demo_{suffix}.nii.gz")
-    rows = demo.compare(scan, tmp_path)
-    assert [row.tissue for row in rows] == list(demo.TISSUES)
+    rows = rim.compare(scan, tmp_path)
+    assert [row.tissue for row in rows] == list(rim.TISSUES)
     for row in rows:
         assert row.bias == pytest.approx(10.0, abs=1e-3)
         assert row.error == pytest.approx(10.0, abs=1e-3)
         assert row.coverage == 100.0  # 0.10 < 1.96 * 0.06
         assert row.estimate == pytest.approx(1.1 * row.truth)
-    assert "+10.0 %" in demo.table(rows)
+    assert "+10.0 %" in rim.table(rows)
 
 
 def test_command_is_one_that_a_user_can_type() -> None:
-    command = demo.inference_command("T2", Path("/scans"), Path("/maps"))
-    assert shlex.split(demo.as_text(command).replace("\\\n", "")) == command
+    command = rim.command_for("T2", Path("/scans"), Path("/maps"))
+    assert shlex.split(demos.as_text(command).replace("\\\n", "")) == command
     configs = json.loads(command[command.index("--config_file") + 1])
     assert [Path(config).name for config in configs] == ["inference.json", "t2.json"]
     assert all(Path(config).is_file() for config in configs)
@@ -95,21 +98,26 @@ def test_command_is_one_that_a_user_can_type() -> None:
 
 def test_a_failed_inference_ends_the_demo() -> None:
     with pytest.raises(SystemExit, match="status 3"):
-        demo.run_inference([demo.sys.executable, "-c", "raise SystemExit(3)"])
+        demos.run_inference([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_whole_demo(models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "overview.png"
-    arguments = ["--output", str(tmp_path / "demo"), "--models", str(models), "--size", str(SIZE), "--slices", "1"]
-    assert demo.main([*arguments, "--picture", str(picture)]) == 0
+    arguments = ["--bundle", "rim_relaxometry", "--output", str(tmp_path / "demo"), "--models", str(models)]
+    assert demo.main([*arguments, "--scale", "0.25", "--picture", str(picture)]) == 0
     printed = capfd.readouterr().out
     for parameter in ("T1", "T2"):
-        folder = tmp_path / "demo" / "maps" / parameter / "sub-demo"
+        folder = tmp_path / "demo" / "rim_relaxometry" / "maps" / parameter / "sub-demo"
         assert (folder / f"sub-demo_{parameter}map.nii.gz").is_file()
         assert (folder / "report.html").is_file()
         assert str(folder / "report.html") in printed
         lines = [line for line in printed.splitlines() if line.startswith(f"{parameter}   ")]
-        assert len(lines) == len(demo.TISSUES)
+        assert len(lines) == len(rim.TISSUES)
         errors = [float(line.split("%")[0].split()[-1]) for line in lines]
         assert max(map(abs, errors)) < 10.0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_bundles_with_weights_are_shown() -> None:
+    assert demo.is_ready("rim_relaxometry")
+    assert not demo.is_ready("no_such_bundle")
