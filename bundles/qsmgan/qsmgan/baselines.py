@@ -23,7 +23,6 @@ METHODS = {
     "ilsqr": "ilsqr",
     "medi": "medi",
 }
-USE_MAGNITUDE = ("medi",)
 
 
 class ClassicalInversion(nn.Module):
@@ -76,7 +75,7 @@ class ClassicalInversion(nn.Module):
         plain = image.as_tensor() if hasattr(image, "as_tensor") else image
         inside = mask.as_tensor() if hasattr(mask, "as_tensor") else mask
         field, magnitude = plain[:, :1], plain[:, 1:]
-        weights = magnitude if self.method in USE_MAGNITUDE and bool(magnitude.any()) else None
+        weights = magnitude if bool(magnitude.any()) else None
         if not self.reports:
             return self.function(field, voxel_size, b0_direction, inside, weights, **self.options)
         with tqdm(desc=self.method, disable=not self.progress) as bar:

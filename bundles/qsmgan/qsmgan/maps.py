@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,58 +12,41 @@ from torch import Tensor
 
 from physics.dipole import field_from_susceptibility
 from shared_transforms.errors import QMRIError
-from shared_transforms.io import ParameterMap, read_mask
-from shared_transforms.io.nifti import read_header
+from shared_transforms.io import ParameterMap
 
-REFERENCES = ("none", "mean", "roi", "csf")
+from .reference import zero_of
+
 PLAUSIBLE_PPM = 1.0  # tissue lies within; calcifications and blood may not
 UNEXPLAINED = 0.7  # relative residual above which the map explains less than half of the energy of the field
-COVERED = 0.5  # of a reference region that must lie in the mask
 
 
 class MapsFromFieldd(MapTransform):
     """Turn ``item["pred"]`` into ``item["maps"]``: susceptibility, local field, residual and mask.
 
-    A susceptibility map is known up to a constant. ``reference`` says what is zero in it: "mean" the mean over the
-    mask, "roi" and "csf" the mean over a region that a NIfTI mask gives (tissue of choice, cerebrospinal fluid), "none"
-    whatever the method leaves.
+    A susceptibility map is known up to a constant; ``reference`` says what is zero in it.
 
     The residual puts the susceptibility, before it is referenced, back through the dipole: measured local field minus
     that of the map, less its mean over the mask, which no local field determines.
 
     Args:
         keys: key of the susceptibility ``[1, X, Y, Z]`` [ppm]; a batch axis of one is dropped.
-        reference: "none", "mean", "roi" or "csf".
-        reference_file: NIfTI mask of the region for "roi" and "csf".
+        reference: "none", "mean", "roi" or "csf", as given to ``ReferenceRegiond``, which stands before it.
         image_key: key of local field [ppm] and magnitude ``[2, X, Y, Z]``, likewise.
         mask_key: key of the mask ``[1, X, Y, Z]``, boolean.
 
     Raises:
-        ValueError: if the reference is none of its choices.
-        QMRIError: a region that is missing, empty, on another grid, or outside of the mask; a map that is not finite.
+        QMRIError: a reference region outside of the mask; a map that is not finite.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "pred",
         reference: str = "mean",
-        reference_file: str | Path | None = None,
         image_key: str = "image",
         mask_key: str = "mask",
     ) -> None:
         super().__init__(keys)
-        if reference not in REFERENCES:
-            raise QMRIError(
-                field="reference", found=repr(reference), expected=f"one of {', '.join(REFERENCES)}",
-                remedy="correct the config",
-            )  # fmt: skip
-        if reference in ("roi", "csf") and (reference_file is None or not Path(reference_file).is_file()):
-            raise QMRIError(
-                file=reference_file, field="reference_file", found="none" if reference_file is None else "no such file",
-                expected=f"a NIfTI mask of the region for reference {reference}",
-                remedy="give reference_file=PATH, or set reference to mean",
-            )  # fmt: skip
-        self.reference, self.reference_file = reference, reference_file
+        self.reference = reference
         self.image_key, self.mask_key = image_key, mask_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -83,35 +65,18 @@ class MapsFromFieldd(MapTransform):
                 )  # fmt: skip
             residual = field - field_from_susceptibility(chi, voxel_size, b0_direction)
             residual = (residual - residual[mask].mean()) * mask
-            offset, zero = self._offset(chi, mask, item["sources"][0])
+            offset, zero = zero_of(chi, mask, item, self.reference)
             item["details"] = {**item.get("details", {}), "Susceptibility is relative to": zero}
             item["residual"] = float(residual[mask].square().mean().sqrt() / (_spread(field[mask]) + 1e-30))
-            item["maps"] = self._maps((chi - offset) * mask, field * mask, residual, mask) | item.get("stages", {})
+            item["maps"] = self._maps((chi - offset) * mask, field * mask, residual, mask, zero) | item.get(
+                "stages", {}
+            )
             item["notes"] = [*item.get("notes", []), *_notes(chi[mask], item["residual"])]
         return item
 
-    def _offset(self, chi: Tensor, mask: Tensor, source: str) -> tuple[Tensor, str]:
-        """The value that becomes zero [ppm], and what to say of it."""
-        if self.reference == "none":
-            return chi.new_zeros(()), "nothing: as the method leaves it"
-        if self.reference == "mean":
-            return chi[mask].mean(), "its mean over the mask"
-        file = Path(str(self.reference_file))
-        region, _ = read_mask(file, read_header(Path(source)), "reference_file")
-        inside = torch.from_numpy(region) & mask
-        share = float(inside.sum()) / float(region.sum())
-        if share < COVERED:
-            raise QMRIError(
-                file=file, field="reference_file", found=f"{share:.0%} of the region lies in the mask",
-                expected=f"at least {COVERED:.0%}", remedy="draw the region inside of the mask, or take another mask",
-            )  # fmt: skip
-        name = {"roi": "the region", "csf": "the cerebrospinal fluid"}[self.reference]
-        count, spread = int(inside.sum()), float(chi[inside].std(correction=0))
-        return chi[inside].mean(), f"{name} in {file.name}, {count} voxels with a deviation of {spread:.3f} ppm"
-
-    def _maps(self, chi: Tensor, field: Tensor, residual: Tensor, mask: Tensor) -> dict[str, ParameterMap]:
-        zero = {"none": "as the method leaves it", "mean": "mean over the mask", "roi": "mean over the region"}
-        text = f"Magnetic susceptibility; zero: {zero.get(self.reference, 'mean over the cerebrospinal fluid')}"
+    @staticmethod
+    def _maps(chi: Tensor, field: Tensor, residual: Tensor, mask: Tensor, zero: str) -> dict[str, ParameterMap]:
+        text = f"Magnetic susceptibility relative to {zero}"
         wide, narrow = _symmetric(chi[mask]), _symmetric(field[mask])
         return {
             "Chimap": ParameterMap(chi, "ppm", text, wide),
