@@ -271,7 +271,11 @@ class SusceptibilitySimulator:
         canvas = painted(canvas, lesions, anatomy.lesion_tissue)
         # Lengths of the head are longer or shorter in the grid.
         height = (0.5 - sampled[-1]) * 2.0 * DEPTH_MM / float(volumes.scale.mean())
-        return canvas, labels, height < float(drawn.margin[i]), height < 0.0
+        # The closed surface bridges gaps that are full of bone: they belong to no brain.
+        brain = (height < 0.0) & (sampled[:4].sum(0) > 0.5)
+        margin = float(drawn.margin[i])
+        mask = brain & (height < margin) if margin <= 0.0 else brain | (height < margin)
+        return canvas, labels, mask, brain
 
     def _phantom(self, drawn: Draw, i: int, smooth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One phantom, as `_head`."""
@@ -296,16 +300,14 @@ def _mixture(sampled: Tensor, values: Tensor) -> Tensor:
     The brain's edge has no bone in it: what the skull adds to a voxel half filled has no signal, so no phase.
     """
     own, (bone, air, soft) = values[list(_BRAIN)], (values[NAMES.index(k)] for k in ("bone", "air", "soft"))
-    # Columns: the tissues that are sampled. Rows: their values, then those with air in what they leave of a voxel.
-    plain = torch.cat([own, bone[None], soft[None], torch.zeros_like(own[:1])]).mT
     parts = sampled.flatten(1)
-    mixed = plain @ parts
+    mixed = own.mT @ parts[:4]
     brain = parts[:4].sum(0)
-    beyond = (brain <= 0.5).nonzero().squeeze(1)
-    empty = (1.0 - parts[:6, beyond].sum(0)).clamp_min(0.0)
-    edge = mixed[:, beyond] + air[:, None] * empty
     mixed /= brain.clamp_min(0.5)
-    mixed[:, beyond] = edge
+    beyond = (brain <= 0.5).nonzero().squeeze(1)
+    edge = parts[:6, beyond]
+    empty = (1.0 - edge.sum(0)).clamp_min(0.0)
+    mixed[:, beyond] = torch.cat([own, bone[None], soft[None]]).mT @ edge + air[:, None] * empty
     return mixed.unflatten(1, sampled.shape[1:])
 
 
