@@ -87,7 +87,9 @@ class FrameInferer(Inferer):
         frame = Frame(inside, voxel_size, b0_direction, self.sides, self.tilt)
         framed = frame.mask_to_frame(inside)
         field, magnitude = frame.to_frame(volumes, inside)
-        image = network_input(field, framed, magnitude, frame.voxel_size, frame.b0_direction, network.channels)
+        # In sides of a voxel, about 1 each: that is what the generator was trained with, and what has no scale.
+        sides = [length / max(frame.voxel_size) for length in frame.voxel_size]
+        image = network_input(field, framed, magnitude, sides, frame.b0_direction, network.channels)
         susceptibility = self.tiles(image[None], network, mask=framed[None, None])
         return frame.from_frame(susceptibility, framed) * inside
 
