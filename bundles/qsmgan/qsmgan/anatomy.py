@@ -15,16 +15,17 @@ from .tissues import NAMES
 
 PATHOLOGIES = ("calcification", "microbleeds", "tumour")
 
-# Right side, MNI [mm]: tissue, centre, radii, then turns [degrees] about x and z. Centres are those of the structures
-# in MNI space (Harvard-Oxford subcortical atlas; red nucleus, substantia nigra: Pauli et al., Sci Data 5:180063, 2018;
-# dentate: Diedrichsen et al., NeuroImage 54:1786, 2011), radii give their volumes. The last of a place covers the rest.
+# Right side, MNI [mm]: tissue, centre, radii, then turns [degrees] about x and z. The first four have the centres and
+# volumes of the Harvard-Oxford subcortical atlas to 2 mm and 15 %; the others follow maps of the red nucleus and the
+# substantia nigra (Pauli et al., Sci Data 5:180063, 2018) and of the dentate (Diedrichsen et al., NeuroImage 54:1786,
+# 2011) only roughly. The last of a place covers the rest.
 _NUCLEI: tuple[tuple[str, tuple[float, ...], tuple[float, ...], tuple[float, float]], ...] = (
-    ("caudate", (11.5, 15.0, 3.0), (5.0, 7.5, 8.5), (-25.0, 8.0)),
-    ("caudate", (14.0, 4.0, 15.0), (3.5, 10.0, 4.0), (-20.0, 8.0)),
-    ("caudate", (18.0, -12.0, 20.0), (2.5, 10.0, 3.0), (0.0, 20.0)),
-    ("putamen", (26.0, 3.0, 0.0), (5.2, 15.5, 9.5), (0.0, 16.0)),
-    ("pallidum", (19.0, -4.0, -1.0), (4.2, 9.5, 7.0), (0.0, 28.0)),
-    ("thalamus", (11.5, -18.0, 7.0), (8.0, 14.5, 9.5), (15.0, 25.0)),
+    ("caudate", (12.0, 15.5, 4.5), (5.5, 8.5, 10.5), (-25.0, 8.0)),
+    ("caudate", (14.5, 5.0, 16.5), (4.5, 12.0, 5.5), (-20.0, 8.0)),
+    ("caudate", (18.0, -11.0, 21.0), (2.8, 10.0, 3.5), (0.0, 20.0)),
+    ("putamen", (26.0, 2.0, 0.5), (6.2, 19.5, 12.5), (0.0, 18.0)),
+    ("pallidum", (19.7, -4.0, -1.0), (5.0, 13.0, 7.2), (0.0, 30.0)),
+    ("thalamus", (11.5, -18.0, 7.0), (9.5, 17.5, 11.5), (15.0, 25.0)),
     ("red nucleus", (5.0, -20.0, -9.0), (3.2, 3.4, 4.8), (0.0, 0.0)),
     ("substantia nigra", (10.0, -18.0, -12.5), (2.8, 8.0, 4.0), (30.0, 35.0)),
     ("dentate", (15.5, -57.0, -35.0), (6.5, 9.0, 5.5), (0.0, -25.0)),
