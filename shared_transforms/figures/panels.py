@@ -186,7 +186,7 @@ def quantity_name(suffix: str) -> str:
     if suffix in _NAMES:
         return _NAMES[suffix]
     if suffix.endswith("stderr"):
-        return f"standard error of {suffix.removesuffix('stderr')}"
+        return f"standard error of {quantity_name(suffix.removesuffix('stderr'))}"
     return suffix.removesuffix("map") or suffix
 
 
@@ -195,12 +195,14 @@ def colour_map(quantity: str, kind: str) -> Colormap:
 
     Args:
         quantity: name, of which the beginning counts.
-        kind: see ``MapLike``; a signed residual has its own in ``map_panel``.
+        kind: see ``MapLike``, or "difference"; a signed residual has its own in ``map_panel``.
     """
     if kind == "error":
         return _colours(_ERROR, _DARK)
     if kind == "mask":
         return _colours("gray", _DARK)
+    if kind == "difference":
+        return _colours(_DIVERGING, _LIGHT)
     return _colours(_QUANTITIES.get(quantity_name(quantity), _DEFAULT), _DARK)
 
 

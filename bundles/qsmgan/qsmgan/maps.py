@@ -17,6 +17,7 @@ from shared_transforms.io import ParameterMap
 from .reference import zero_of
 
 PLAUSIBLE_PPM = 1.0  # tissue lies within; calcifications and blood may not
+BEYOND_NOISE = 2.0  # times the noise of the field, where it is known
 UNEXPLAINED = 0.7  # relative residual above which the map explains less than half of the energy of the field
 
 
@@ -67,11 +68,16 @@ class MapsFromFieldd(MapTransform):
             residual = (residual - residual[mask].mean()) * mask
             offset, zero = zero_of(chi, mask, item, self.reference)
             item["details"] = {**item.get("details", {}), "Susceptibility is relative to": zero}
-            item["residual"] = float(residual[mask].square().mean().sqrt() / (_spread(field[mask]) + 1e-30))
+            unexplained = float(residual[mask].square().mean().sqrt())
+            item["residual"] = unexplained / (float(_spread(field[mask])) + 1e-30)
+            noise = None
+            if (error := item.get("stages", {}).get("totalfieldstderr")) is not None:
+                noise = float(error.data[mask].square().mean().sqrt())
+                item["details"]["Noise of the field"] = f"{noise:.2g} ppm"
             item["maps"] = self._maps((chi - offset) * mask, field * mask, residual, mask, zero) | item.get(
                 "stages", {}
             )
-            item["notes"] = [*item.get("notes", []), *_notes(chi[mask], item["residual"])]
+            item["notes"] = [*item.get("notes", []), *_notes(chi[mask], unexplained, item["residual"], noise)]
         return item
 
     @staticmethod
@@ -91,7 +97,8 @@ class MapsFromFieldd(MapTransform):
         }  # fmt: skip
 
 
-def _notes(chi: Tensor, residual: float) -> list[str]:
+def _notes(chi: Tensor, unexplained: float, relative: float, noise: float | None) -> list[str]:
+    """Remarks on the map, on its residual [ppm] and relative to the field, and on the noise of the field [ppm]."""
     notes = []
     share = float((chi.abs() > PLAUSIBLE_PPM).float().mean())
     if share > 0.01:
@@ -99,9 +106,9 @@ def _notes(chi: Tensor, residual: float) -> list[str]:
             f"{share:.0%} of the voxels are beyond {PLAUSIBLE_PPM:g} ppm, as hardly any tissue is: check the unit of "
             "the field, its sign and the mask"
         )
-    if residual > UNEXPLAINED:
+    if relative > UNEXPLAINED and (noise is None or unexplained > BEYOND_NOISE * noise):
         notes.append(
-            f"the map leaves {residual:.0%} of the local field unexplained (root mean square): look at the residual"
+            f"the map leaves {relative:.0%} of the local field unexplained (root mean square): look at the residual"
         )
     return notes
 
