@@ -7,6 +7,7 @@ orientation (the patient's right on the left) with the aspect of the voxels.
 
 from shared_transforms.figures.charts import box_plot_over_snr, histogram
 from shared_transforms.figures.panels import comparison_panel, figure_to_png_bytes, map_panel
+from shared_transforms.figures.planes import plane_panel
 from shared_transforms.figures.slices import Slice, central_slices
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "figure_to_png_bytes",
     "histogram",
     "map_panel",
+    "plane_panel",
 ]

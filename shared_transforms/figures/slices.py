@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["Slice", "as_array", "central_slices", "radiological"]
+__all__ = ["Slice", "as_array", "central_slices", "planes", "radiological"]
 
 Array = npt.NDArray[Any]
 
@@ -102,6 +102,36 @@ def central_slices(
         cuts = [(thin, k) for k in _positions(inside, thin, n)]
     box = _box(inside, margin)
     return [_cut(array, size, axis, k, box) for axis, k in cuts]
+
+
+def planes(
+    volume: Any,
+    affine: Any = None,
+    mask: Any = None,
+    centre: tuple[int, int, int] | None = None,
+    margin: float | None = 0.05,
+) -> list[Slice]:
+    """The sagittal, the coronal and the axial plane through one voxel.
+
+    Args:
+        volume: [H, W, D].
+        affine: [4, 4], voxel indices to millimetres (RAS); None takes cubic voxels and axes that grow to the right,
+            front and top.
+        mask: same shape, nonzero in the object, whose middle is shown.
+        centre: the voxel [H, W, D] instead of the middle.
+        margin: what is left around the mask, as a share of its size; None shows the whole planes.
+    """
+    array = as_array(volume)
+    inside = np.ones(array.shape, bool) if mask is None else as_array(mask).reshape(array.shape) != 0
+    affine = np.eye(4) if affine is None else as_array(affine)
+    mark = np.zeros(array.shape, bool)
+    if centre is not None:
+        mark[centre] = True
+    array, size = radiological(array, affine)
+    inside, mark = (radiological(part, affine)[0] for part in (inside, mark))
+    at = [_positions(inside if centre is None else mark, axis, 1)[0] for axis in range(3)]
+    box = _box(inside, margin)
+    return [_cut(array, size, axis, at[axis], box) for axis in range(3)]
 
 
 def _cut(array: Array, size: tuple[float, float, float], axis: int, k: int, box: list[slice]) -> Slice:
