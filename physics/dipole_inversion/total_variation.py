@@ -13,8 +13,9 @@ from physics.dipole_inversion.iteration import Iteration, Report
 
 __all__ = ["tv_admm"]
 
-_GRADIENT_PENALTY = 20.0  # of the ADMM, times the regularisation [1/ppm]
-_FIELD_PENALTY = 0.1  # of the ADMM, relative to a data weight of 1
+_GRADIENT_PENALTY = 60.0  # of the ADMM, times the regularisation [1/ppm]
+_FIELD_PENALTY = 0.03  # of the ADMM, relative to a data weight of 1
+_SUPPORT_PENALTY = 5e-4  # of the ADMM, likewise
 _LARGEST_WEIGHT = 4.0  # of the data: a bright voxel must not decide for its neighbours
 
 
@@ -25,7 +26,7 @@ def tv_admm(
     mask: Tensor | None = None,
     magnitude: Tensor | None = None,
     *,
-    regularisation: float = 3e-4,
+    regularisation: float = 4e-4,
     iterations: int = 30,
     tolerance: float = 1e-3,
     report: Report | None = None,
@@ -36,7 +37,8 @@ def tv_admm(
 
     TV is the sum over the voxels of the length of the gradient. W is 0 outside the mask, where the field is not known,
     and 1 inside, or the magnitude relative to its mean (at most 2), since the noise of the field goes with its inverse.
-    The field of the map and its gradient are split from it: each step is one filter in k-space and two pointwise ones.
+    Sources are sought inside the mask only, and differences across its border are not penalised. The field of the map,
+    its gradient and its support are split from it: each step is one filter in k-space and pointwise operations.
 
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm], float32 or float64.
@@ -78,25 +80,34 @@ def tv_admm(
 
 
 class _Solver:
-    """State of the ADMM: gradient and field split from the map, with their scaled multipliers."""
+    """State of the ADMM: gradient, field and support split from the map, with their scaled multipliers.
+
+    What the next filter is fed with, each split variable minus its multiplier, is all that is kept beside the
+    multipliers.
+    """
 
     def __init__(self, problem: Problem, regularisation: float) -> None:
         self.problem = problem
         shape = (*problem.field.shape[:-3], *problem.grid)
         penalty = _GRADIENT_PENALTY * regularisation
-        self.threshold = regularisation / penalty
         weight = problem.mask.to(problem.field) if problem.magnitude is None else problem.magnitude
         weight = weight.square().clamp(max=_LARGEST_WEIGHT)
         self.data = problem.field * (weight / (weight + _FIELD_PENALTY))
         self.keep = _FIELD_PENALTY / (weight + _FIELD_PENALTY)
         energy = gradient_energy(problem.grid, problem.voxel_size, problem.kernel)
-        below = penalty * energy + _FIELD_PENALTY * problem.kernel.square()
-        below[0, 0, 0] = math.inf
-        self.from_gradient = penalty / below
+        below = penalty * energy + _FIELD_PENALTY * problem.kernel.square() + _SUPPORT_PENALTY
+        self.from_map = 1.0 / below
         self.from_field = _FIELD_PENALTY * problem.kernel / below
-        # What the next filter is fed with: split variable minus multiplier.
+        self.penalty = penalty
+        self.inside = torch.zeros(shape, dtype=torch.bool, device=problem.field.device)
+        problem.crop(self.inside).copy_(problem.mask)
+        # Only differences between two voxels of the mask are penalised.
+        pairs = [self.inside & self.inside.roll(-1, axis - 3) for axis in range(3)]
+        self.threshold = torch.stack(pairs).to(problem.field) * (regularisation / penalty)
         self.gradient = problem.field.new_zeros(3, *shape)
-        self.multiplier = problem.field.new_zeros(3, *shape)
+        self.gradient_multiplier = problem.field.new_zeros(3, *shape)
+        self.support = problem.field.new_zeros(shape)
+        self.support_multiplier = problem.field.new_zeros(shape)
         self.target = problem.field.new_zeros(shape)
         problem.crop(self.target).copy_(problem.field)
         self.field_multiplier = problem.field.new_zeros(shape)
@@ -104,29 +115,39 @@ class _Solver:
     def step(self) -> Tensor:
         """One step; returns the map on the padded grid."""
         problem = self.problem
-        spectrum = problem.transform(_adjoint_gradient(self.gradient, problem.voxel_size)) * self.from_gradient
+        wanted = _adjoint_gradient(self.gradient, problem.voxel_size).mul_(self.penalty)
+        spectrum = problem.transform(wanted.add_(self.support, alpha=_SUPPORT_PENALTY)) * self.from_map
         spectrum += problem.transform(self.target) * self.from_field
         chi = problem.padded(spectrum)
         self._shrink(chi)
-        moved = problem.padded(spectrum * problem.kernel).add_(self.field_multiplier)
-        # Outside of the volume nothing is known: there the split field is the field of the map itself.
-        inner = problem.crop(moved)
-        split = torch.addcmul(self.data, inner, self.keep)
-        self.target = moved.clone()
-        problem.crop(self.target).copy_(split)
-        self.field_multiplier = moved.sub_(self.target)
-        self.target = self.target - self.field_multiplier
+        self._confine(chi)
+        self._fit(problem.padded(spectrum * problem.kernel))
         return chi
 
     def _shrink(self, chi: Tensor) -> None:
-        """Shorten the gradient of the map, and keep what was cut off as its multiplier."""
+        """Shorten the gradient of the map; its multiplier keeps what was cut off."""
         for axis, size in enumerate(self.problem.voxel_size):
-            difference = torch.sub(chi.roll(-1, axis - 3), chi).div_(size)
-            self.multiplier[axis] += difference
-        length = self.multiplier.square().sum(0).sqrt_().clamp_(min=1e-30)
-        cut = (self.threshold / length).clamp_(max=1.0)  # share of the vector that stays in the multiplier
-        torch.mul(self.multiplier, 1.0 - 2.0 * cut, out=self.gradient)
-        self.multiplier *= cut
+            self.gradient_multiplier[axis] += torch.sub(chi.roll(-1, axis - 3), chi).div_(size)
+        length = self.gradient_multiplier.square().sum(0).sqrt_().clamp_(min=1e-30)
+        cut = (self.threshold / length).clamp_(max=1.0)
+        torch.mul(self.gradient_multiplier, 1.0 - 2.0 * cut, out=self.gradient)
+        self.gradient_multiplier *= cut
+
+    def _confine(self, chi: Tensor) -> None:
+        """No sources outside of the mask."""
+        moved = self.support_multiplier.add_(chi)
+        self.support = torch.where(self.inside, moved, 0.0)
+        self.support_multiplier = torch.where(self.inside, 0.0, moved)
+        self.support = self.support - self.support_multiplier
+
+    def _fit(self, field: Tensor) -> None:
+        """Bring the field nearer to the data, by their weight; outside of the volume there are none."""
+        moved = field.add_(self.field_multiplier)
+        self.target = moved.clone()
+        inner = self.problem.crop(self.target)
+        inner.copy_(torch.addcmul(self.data, inner, self.keep))
+        self.field_multiplier = moved.sub_(self.target)
+        self.target = self.target - self.field_multiplier
 
 
 def _adjoint_gradient(vectors: Tensor, voxel_size: Sequence[float]) -> Tensor:

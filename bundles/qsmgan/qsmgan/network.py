@@ -143,6 +143,8 @@ def _double(below: int, above: int, normalisation: str) -> nn.Sequential:
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-        nn.init.xavier_uniform_(module.weight)
+        # Keeps the size of the features from layer to layer; the paper's Xavier weights shrink them, and without
+        # normalisation the network does not learn.
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

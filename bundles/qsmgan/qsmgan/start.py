@@ -16,7 +16,7 @@ from physics.dipole import field_from_susceptibility
 from physics.dipole_inversion import tv_admm
 
 CHANNELS = ("field", "start", "residual", "magnitude")
-ITERATIONS = 10
+ITERATIONS = 14
 REGULARISATION = 4e-4  # [ppm mm], of the total variation
 
 
