@@ -108,16 +108,20 @@ def local_field(
     strength = float(_present(field_strength, "field_strength", "give the field strength [T]", file))
     with _as_qmri_error("field_strength", "give the field strength [T]", file):
         frequency_to_ppm(torch.zeros(()), strength)
-    notes: list[str] = []
     sigma = noise_by_differences(magnitude, phase) if len(times) == 2 else None
     with _as_qmri_error("magnitude, phase", "give one echo time for each pair of magnitude and phase", file):
         fit = fit_field(magnitude, phase, times, phase_sign=phase_sign, sigma=sigma)
-    head, remarks = _head(mask, magnitude, phase, fit, sizes, file)
-    notes += remarks
-    frequency, remarks = _unwrapped(magnitude, phase, times, phase_sign, fit, head, sizes, unwrapping)
+    head, notes = _head(mask, magnitude, phase, fit, sizes, file)
+    frequency = _unwrapped(fit, head, sizes, unwrapping)
+    notes += _jumps(frequency, head, fit.period)
+    spacings = [(late - times[0]) * fit.period for late in times[1:]]
+    if max(abs(spacing - round(spacing)) for spacing in spacings) > 1e-6:
+        # Echoes a little off the raster repeat almost, not quite: the fit is made again from the right turn.
+        fit = fit_field(magnitude, phase, times, phase_sign=phase_sign, sigma=sigma, start=frequency)
+        frequency = fit.frequency
     total = torch.where(head, frequency_to_ppm(frequency, strength), 0.0)
     error = torch.where(head, frequency_to_ppm(fit.standard_error, strength), 0.0)
-    notes += [*remarks, *_uncertain(error[head])]
+    notes += _uncertain(error[head])
     removal: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
         "vsharp": lambda: vsharp(total, head, sizes, **options),
         "lbv": lambda: lbv(total, head, sizes, report=report, **options),
@@ -152,39 +156,28 @@ def _head(
     return usable, notes
 
 
-def _unwrapped(
-    magnitude: Tensor,
-    phase: Tensor,
-    times: list[float],
-    phase_sign: int,
-    fit: FieldFit,
-    head: Tensor,
-    sizes: tuple[float, float, float],
-    unwrapping: str,
-) -> tuple[Tensor, list[str]]:
+def _unwrapped(fit: FieldFit, head: Tensor, sizes: tuple[float, float, float], unwrapping: str) -> Tensor:
     """Frequency [Hz] without wraps in space."""
     if unwrapping == "path":
-        frequency = unwrap_in_space(fit.frequency, head, fit.period)
-        spacings = [(late - times[0]) * fit.period for late in times[1:]]
-        if max(abs(spacing - round(spacing)) for spacing in spacings) > 1e-6:
-            # Echoes that are a little off the raster repeat almost: the fit is made again from the right turn.
-            frequency = fit_field(magnitude, phase, times, phase_sign=phase_sign, sigma=1.0, start=frequency).frequency
-    else:
-        turns = unwrap_laplacian(fit.frequency * (2.0 * math.pi / fit.period), sizes)
-        frequency = turns * (fit.period / (2.0 * math.pi))
+        return unwrap_in_space(fit.frequency, head, fit.period)
+    scale = 2.0 * math.pi / fit.period
+    return unwrap_laplacian(fit.frequency * scale, sizes) / scale
+
+
+def _jumps(frequency: Tensor, head: Tensor, period: float) -> list[str]:
+    """A note where neighbours still differ by more than half a turn."""
     jumps = pairs = 0
     for axis in range(3):
         count = head.shape[axis] - 1
         both = head.narrow(axis, 0, count) & head.narrow(axis, 1, count)
-        jumps += int((both & (frequency.diff(dim=axis).abs() > 0.5 * fit.period)).sum())
+        jumps += int((both & (frequency.diff(dim=axis).abs() > 0.5 * period)).sum())
         pairs += int(both.sum())
-    notes = []
-    if jumps > 1e-3 * pairs:
-        notes.append(
-            f"{jumps / pairs:.1%} of the neighbouring voxels still differ by more than half a turn after unwrapping: "
-            "the mask holds noise or open-ended lines of the phase (vessels, a faulty combination of coils)"
-        )
-    return frequency, notes
+    if jumps <= 1e-3 * pairs:
+        return []
+    return [
+        f"{jumps / pairs:.1%} of the neighbouring voxels still differ by more than half a turn after unwrapping: the "
+        "mask holds noise or open-ended lines of the phase (vessels, a faulty combination of coils)"
+    ]
 
 
 def _uncertain(error: Tensor) -> list[str]:
