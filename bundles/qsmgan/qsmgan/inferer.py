@@ -77,7 +77,8 @@ class FrameInferer(Inferer):
             Susceptibility ``[1, 1, X, Y, Z]`` [ppm], 0 outside the mask.
 
         Raises:
-            QMRIError: if inputs or mask have another shape, the mask is empty, or a value in it is not finite.
+            QMRIError: if inputs or mask have another shape, the mask is empty, a value in it is not finite, or a
+                magnitude negative.
             ValueError: for a voxel size that is not positive or a B0 direction that is not a unit vector.
         """
         volumes = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
@@ -89,6 +90,7 @@ class FrameInferer(Inferer):
         field, magnitude = frame.to_frame(volumes, inside)
         # In sides of a voxel, about 1 each: that is what the generator was trained with, and what has no scale.
         sides = [length / max(frame.voxel_size) for length in frame.voxel_size]
+        magnitude = magnitude.clamp(min=0)  # a spline swings below 0 beside dark veins
         image = network_input(field, framed, magnitude, sides, frame.b0_direction, network.channels)
         susceptibility = self.tiles(image[None], network, mask=framed[None, None])
         return frame.from_frame(susceptibility, framed) * inside
@@ -108,4 +110,11 @@ def _check(volumes: Tensor, inside: Tensor) -> None:
             found="NaN or infinite voxels inside the mask",
             expected="finite numbers",
             remedy="repair the field, or take these voxels out of the mask",
+        )
+    if bool((torch.where(inside, volumes, 0.0)[:, 1] < 0).any()):
+        raise QMRIError(
+            field="magnitude",
+            found="negative voxels inside the mask",
+            expected="a magnitude, which is not negative",
+            remedy="give the magnitude image, or 0 everywhere where there is none",
         )
