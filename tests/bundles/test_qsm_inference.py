@@ -16,11 +16,13 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from qsmgan.baselines import METHODS, ClassicalInversion
 from qsmgan.maps import MapsFromFieldd
+from qsmgan.network import Generator
 from qsmgan.reference import ReferenceRegiond, fluid_mask, relaxation_rate
 
 from physics import dipole_inversion
 from physics.dipole import field_from_susceptibility
 from shared_transforms.errors import QMRIError
+from shared_transforms.weights import sha256_file
 
 ROOT = Path(__file__).resolve().parents[2] / "bundles" / "qsmgan"
 SHAPE, VOXEL = (28, 24, 20), (1.0, 1.2, 1.5)
@@ -79,17 +81,17 @@ def write_echoes(folder: Path, change: Callable[[np.ndarray], np.ndarray] | None
     return folder
 
 
-def infer(data: Path, output: Path, overlay: str = "tkd", report: bool = False, **overrides: Any) -> ConfigParser:
+def infer(data: Path, output: Path, overlay: str | None = "tkd", report: bool = False, **overrides: Any) -> None:
     """Run inference.json with an overlay, as ``monai.bundle run`` does; the report takes longest and is left out."""
     overrides["postprocessing#transforms#2#_disabled_"] = not report
     parser = ConfigParser()
-    parser.read_config([str(ROOT / "configs/inference.json"), str(ROOT / f"configs/{overlay}.json")])
+    names = ["inference"] if overlay is None else ["inference", overlay]
+    parser.read_config([str(ROOT / f"configs/{name}.json") for name in names])
     parser.read_meta(str(ROOT / "configs/metadata.json"))
     parser.update(
         {"bundle_root": str(ROOT), "dataset_dir": str(data), "output_dir": str(output), "device": "cpu"} | overrides
     )
     parser.get_parsed_content("run")
-    return parser
 
 
 def read(path: Path) -> np.ndarray:
@@ -163,6 +165,21 @@ def test_echoes_to_susceptibility(tmp_path: Path) -> None:
     total = read(folder / "sub-01_totalfield.nii.gz")
     assert np.corrcoef(total[mask], sphere_field()[mask])[0, 1] > 0.9
     assert json.loads((folder / "sub-01_totalfield.json").read_text())["Units"] == "ppm"
+
+
+def test_network_with_any_weights(tmp_path: Path) -> None:
+    """The generator begins as the identity on its starting map, which is a susceptibility map already."""
+    torch.manual_seed(0)
+    torch.save(Generator(width=2).state_dict(), tmp_path / "model.pt")
+    write_local_field(tmp_path / "in", Units="ppm")
+    weights = {"weights": str(tmp_path / "model.pt"), "width": 2, "tile_voxels": 16, "context_voxels": 16}
+    infer(tmp_path / "in", tmp_path / "out", None, input_kind="local_field", blend_voxels=8, **weights)
+    folder = tmp_path / "out/sub-01"
+    chi = read(folder / "sub-01_Chimap.nii.gz")
+    assert chi.shape == SHAPE and not chi[~head()].any()
+    assert chi[ball(3)].mean() - chi[head() & ~ball(5)].mean() == pytest.approx(0.1, rel=0.2)
+    sidecar = json.loads((folder / "sub-01_Chimap.json").read_text())
+    assert sidecar["GeneratedBy"][0]["WeightsSHA256"] == sha256_file(tmp_path / "model.pt")
 
 
 def with_nan(phase: np.ndarray) -> np.ndarray:

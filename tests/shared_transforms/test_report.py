@@ -162,6 +162,28 @@ def test_empty_mask_and_a_bare_item(tmp_path: Path) -> None:
     assert "the maps are empty" in page.text and "Acquisition" not in page.text
 
 
+def test_geometry_details_and_a_residual_with_a_unit(tmp_path: Path) -> None:
+    item = make_item(details={"Phase as stored": "0 to 4095"})
+    item["maps"] = {
+        "Chimap": ParameterMap(torch.full(SHAPE, 0.1), "ppm", "Susceptibility", (-0.2, 0.2)),
+        "residual": ParameterMap(torch.full(SHAPE, -0.02), "ppm", "Difference", (-0.1, 0.1), "residual"),
+    }
+    item["acquisition"] = {
+        "echo_times": torch.tensor([0.004, 0.0123]),
+        "field_strength": torch.tensor(3.0),
+        "voxel_size": torch.tensor([1.0, 1.0, 2.5]),
+        "b0_direction": torch.tensor([0.0, 0.6, 0.8]),
+    }
+    writer = report(tmp_path, residual_text="Put back through the dipole.")
+    page = Page(Path(writer(item)["files"][-1]).read_text(encoding="utf-8"))
+    assert page.open == []
+    settings = "Voxel size [mm] 1 x 1 x 2.5 B0 direction in voxel axes 0, 0.6, 0.8 Field strength [T] 3"
+    assert f"Acquisition {settings} Phase as stored 0 to 4095 Image 1 2 Echo time [s] 0.004 0.0123 What" in page.text
+    assert "Put back through the dipole." in page.text and "signal model" not in page.text
+    assert "RMS residual 0.02 ppm" in page.text and "susceptibility [ppm]" in page.text
+    assert "standard error" not in page.text  # a column that no map fills is left out
+
+
 def test_volume_is_shown_in_three_planes(tmp_path: Path) -> None:
     data = torch.rand(20, 22, 18)
     item = {"maps": {"T1map": ParameterMap(data, "s", "T1", (0.0, 1.0))}, "stem": "volume"}
