@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bundle_files import Bundle
@@ -53,3 +55,15 @@ def documents_of(bundle: str) -> Documents:
     found = importlib.import_module(f"documents.{bundle}").DOCUMENTS
     assert isinstance(found, Documents)
     return found
+
+
+def constant(module: Path, name: str) -> Any:
+    """A literal that a module assigns at its top, read from its source: importing it would take torch.
+
+    Raises:
+        SystemExit: if it assigns no such name.
+    """
+    for node in ast.parse(module.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return ast.literal_eval(node.value)
+    raise SystemExit(f"{module} has no {name}")

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bundle_files import Bundle
+from bundle_files import REPOSITORY, Bundle
 from bundle_metadata import Metric, metric_entry
-from docs_results import Results, Row, Table
+from docs_results import Results, Row
 
-from documents import Documents
+from documents import Documents, constant
 
-METHODS = {
-    "tkd": "TKD",
-    "tkd_corrected": "TKD, slope corrected",
-    "tikhonov": "Tikhonov",
-    "l2_gradient": "L2 of gradients",
-    "tv_admm": "TV",
-    "tv": "TV",
-    "tv_scaled": "TV, scaled",
-    "ilsqr": "iLSQR",
-    "medi": "MEDI",
-    "medi0": "MEDI+0",
-    "cosmos": "COSMOS",
-    "unet": "U-Net",
-    "qsmgan": "QSMGAN",
-    "paper": "the paper's U-Net",
-    "zero": "zero",
-}
+METHODS = constant(REPOSITORY / "bundles" / "qsmgan" / "qsmgan" / "experiments" / "methods.py", "LABELS")
 NETWORKS = ("unet", "qsmgan")
 # COSMOS has the data of several orientations, the trivial answer none: neither is a rival on the same data.
 NO_RIVALS = (*NETWORKS, "paper", "cosmos", "zero")
@@ -35,7 +19,6 @@ METRICS = (
     Metric("detrended_NRMSE", "detrended_nrmse", "percent"),
     Metric("HFEN", "hfen", "percent"),
     Metric("XSIM", "xsim", "1"),
-    Metric("SSIM", "ssim", "1"),
 )
 HIGHER_IS_BETTER = ("xsim", "ssim", "psnr")
 HEADINGS = {
@@ -46,54 +29,64 @@ HEADINGS = {
     "ssim": "SSIM",
     "psnr": "PSNR [dB]",
     "noise_ppm": "noise [ppm]",
-    "seconds": "seconds",
     "cpu_seconds": "CPU seconds",
-    "memory_mb": "memory [MB]",
-    "memory_gb": "memory [GB]",
-    "tilt_deg": "tilt [degrees]",
-    "voxel_size_mm": "voxel [mm]",
+    "wall_seconds": "seconds",
+    "memory_mib": "memory [MiB]",
+    "roi_slope": "slope",
+    "roi_bias": "bias [ppm]",
+    "roi_rmse": "RMSE [ppm]",
+    "sd_ppm": "SD [ppm]",
+    "p5_ppm": "5th percentile [ppm]",
+    "p95_ppm": "95th percentile [ppm]",
+    "difference_percent": "difference [% of SD]",
+    "largest_step_percent": "largest step [% of SD]",
+    "nrmse_with_right": "NRMSE with the right mask [%]",
+    "paper_l1": "paper's L1",
+    "l1_ppm": "L1 [ppm]",
+    "l1_tanh": "L1 of tanh(10 chi)",
+    "side": "side [voxels]",
 }
-CASES = ("data", "object", "phantom", "noise_ppm", "tilt_deg", "voxel_size_mm")
-COUNTS = ("heads", "subjects", "volumes", "n", "voxels")
 METHOD_TABLE = "method_table"
+MEAN = "mean"  # what stands for the head in rows over all heads
 
 
 def eval_metrics(results: Results) -> dict[str, Any]:
-    """Errors of QSMGAN on held-out heads with interval and unit, beside the best classical inversion."""
+    """Errors of QSMGAN at the noise that most heads were measured with, beside the best classical inversion of them."""
     table = results.tables.get(METHOD_TABLE)
-    if table is None:
+    rows = [] if table is None else [row for row in table.where(head=MEAN) if "heads" in row]
+    own = max((row for row in rows if row["method"] == "qsmgan"), key=lambda row: row["heads"], default=None)
+    if own is None:
         return {}
-    metrics: dict[str, Any] = {}
-    for case, row, rivals in _cases(table, "qsmgan"):
-        for metric in METRICS:
-            measured = [r for r in rivals if f"{metric.column}_low" in r and r[metric.column] is not None]
-            if not measured or f"{metric.column}_low" not in row:
-                continue
-            name = "_".join([metric.name, *(f"{key}_{value}" for key, value in case.items())]).replace(" ", "_")
-            count = next(int(row[key]) for key in COUNTS if row.get(key))
-            metrics[name] = metric_entry(metric, row, _best(measured, metric.column), METHODS, count)
-    return {"susceptibility": metrics} if metrics else {}
+    same = {"noise_ppm": own["noise_ppm"], "heads": own["heads"]}
+    rivals = [row for row in rows if same.items() <= row.items() and row["method"] not in NO_RIVALS]
+    found = {}
+    for metric in METRICS:
+        measured = [row for row in rivals if row.get(metric.column) is not None]
+        if measured and own.get(metric.column) is not None:
+            entry = metric_entry(metric, own, _best(measured, metric.column), METHODS, own["heads"])
+            found[metric.name] = entry | {"interval": "range over the heads", "noise_ppm": own["noise_ppm"]}
+    return {"susceptibility": found} if found else {}
 
 
 def losses(results: Results) -> list[Row]:
-    """Where a network does worse than the best classical inversion on the same data, metric by metric."""
+    """Where a network does worse than the best classical inversion of the same head, metric by metric."""
     table = results.tables.get(METHOD_TABLE)
-    if table is None:
-        return []
     found: list[Row] = []
-    for network in NETWORKS:
-        for case, row, rivals in _cases(table, network):
-            for metric in METRICS:
-                measured = [r for r in rivals if r.get(metric.column) is not None]
-                if not measured or row.get(metric.column) is None:
-                    continue
-                best = _best(measured, metric.column)
-                if best is not row and _best([best, row], metric.column) is best:
-                    found.append(
-                        case
-                        | {"network": METHODS[network], "metric": HEADINGS[metric.column]}
-                        | {"value": row[metric.column], "best": best[metric.column], "method": best["method"]}
-                    )
+    for own in [] if table is None else table.where(method=NETWORKS, note=None):
+        if own["head"] == MEAN:  # over other heads than those of slow methods
+            continue
+        rows = table.where(head=own["head"], noise_ppm=own["noise_ppm"]) if table is not None else []
+        for metric in METRICS:
+            rivals = [r for r in rows if r["method"] not in NO_RIVALS and r.get(metric.column) is not None]
+            if not rivals or own.get(metric.column) is None:
+                continue
+            best = _best(rivals, metric.column)
+            if _best([own, best], metric.column) is best:
+                found.append(
+                    {"network": METHODS[own["method"]], "noise_ppm": own["noise_ppm"], "head": own["head"]}
+                    | {"metric": HEADINGS[metric.column], "value": own[metric.column]}
+                    | {"best classical": best[metric.column], "method": best["method"]}
+                )
     return found
 
 
@@ -101,17 +94,6 @@ def _best(rows: list[Row], column: str) -> Row:
     """The row with the best value; the first of equals."""
     sign = -1.0 if column in HIGHER_IS_BETTER else 1.0
     return min(rows, key=lambda row: sign * row[column])
-
-
-def _cases(table: Table, network: str) -> list[tuple[Row, Row, list[Row]]]:
-    """For each case of the table what tells it from others, the network's row, and those of its classical rivals."""
-    names = [name for name in table.rows[0] if name in CASES] if table.rows else []
-    found = []
-    for row in table.where(method=network):
-        case = {name: row[name] for name in names}
-        rivals = [r for r in table.where(**case) if r["method"] not in NO_RIVALS]
-        found.append((case, row, rivals))
-    return found
 
 
 def with_channels(metadata: dict[str, Any], bundle: Bundle) -> dict[str, Any]:

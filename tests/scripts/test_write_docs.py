@@ -148,6 +148,104 @@ def test_metadata_has_metrics_beside_the_best_classical_estimator(repository: Pa
     assert all(metadata["required_packages_version"].values())
 
 
+def map_row(method: str, head: str, noise: float, nrmse: float, xsim: float) -> dict[str, object]:
+    row: dict[str, object] = {"method": method, "noise_ppm": noise, "head": head, "nrmse": nrmse, "hfen": 2 * nrmse}
+    row |= {"detrended_nrmse": nrmse - 1, "slope": 0.9, "xsim": xsim}
+    if head == "mean":
+        row |= {"heads": 2 if noise == 0.003 else 1}
+        row |= {
+            f"{column}_{end}": row[column]
+            for column in ("nrmse", "detrended_nrmse", "hfen", "xsim")
+            for end in ("low", "high")
+        }
+    return row
+
+
+MAPS = [
+    *(map_row("qsmgan", "mean", noise, 25.0, 0.8) for noise in (0.003, 0.001)),
+    *(map_row("tv", "mean", noise, 24.0, 0.7) for noise in (0.003, 0.001)),
+    map_row("cosmos", "mean", 0.003, 10.0, 0.9),
+    {**map_row("medi", "mean", 0.003, 20.0, 0.7), "heads": 1},  # on fewer heads: no rival
+    *(map_row("qsmgan", str(head), 0.003, 25.0, 0.8) for head in (0, 1)),
+    map_row("tv", "0", 0.003, 26.0, 0.7),
+    map_row("tv", "1", 0.003, 22.0, 0.7),
+    {"method": "unet", "note": "left out: no file unet.pt of its weights"},
+]
+
+
+@pytest.fixture
+def qsmgan(repository: Path) -> Path:
+    """A second bundle in the repository, without results."""
+    bundle = repository / "bundles" / "qsmgan"
+    shutil.copytree(REPOSITORY / "bundles" / "qsmgan" / "configs", bundle / "configs")
+    marks = "\n".join(mark.format("qsmgan") for mark in (write_docs.BEGIN, write_docs.END))
+    (repository / "README.md").write_text((repository / "README.md").read_text() + marks + "\n")
+    return bundle
+
+
+def test_a_bundle_without_results_says_so(repository: Path, qsmgan: Path) -> None:
+    assert write_docs.main(["--repository", str(repository)]) == 0
+    assert "Not measured yet" in (qsmgan / "docs" / "README.md").read_text()
+    readme = (repository / "README.md").read_text()
+    assert "Not measured yet." in readme.partition(write_docs.BEGIN.format("qsmgan"))[2]
+    assert "| GM | 10 | 4.25 |" in readme  # the section of the other bundle
+    assert json.loads((qsmgan / "configs" / "metadata.json").read_text())["eval_metrics"] == {}
+
+
+def test_one_bundle_is_written_alone(repository: Path, qsmgan: Path, bundle: Path) -> None:
+    assert write_docs.main(["--repository", str(repository), "--bundle", "qsmgan"]) == 0
+    assert (qsmgan / "docs" / "README.md").is_file()
+    assert not (bundle / "docs" / "README.md").exists()
+
+
+def test_tables_of_maps_and_what_they_lose(repository: Path, qsmgan: Path) -> None:
+    results = qsmgan / "docs" / "results"
+    target = {"target": "QSMGAN NRMSE over TV: noise 0.003 ppm", "limit": 1.0, "measured": 1.04, "met": False}
+    write_result(results, "method_table", MAPS, notes=["Two heads."], targets=[target])
+    sweep = [{"tilt_degrees": t, "method": m, "nrmse": 30.0, "hfen": 50.0} for t in (0, 30) for m in ("tv", "qsmgan")]
+    write_result(results, "tilt_sweep", sweep)
+    write_result(results, "tiles", [{"method": "qsmgan", "tile": 96, "difference_percent": 0.5}])
+    assert write_docs.main(["--repository", str(repository), "--bundle", "qsmgan"]) == 0
+    card = (qsmgan / "docs" / "README.md").read_text()
+    assert "| TV-ADMM | 24 (24 to 24) | 48 (48 to 48) |" in card
+    assert "| tilt [degrees] | TV-ADMM | QSMGAN |" in card
+    assert "| QSMGAN | 96 | 0.500 |" in card
+    # Worse than TV on the second head alone, in NRMSE, detrended NRMSE and HFEN.
+    assert "In 3 of the comparisons" in card
+    assert "| QSMGAN | 0.00300 | 1 | NRMSE [%] | 25 | 22 | TV-ADMM |" in card
+    metadata = json.loads((qsmgan / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"]["susceptibility"]["NRMSE"] == {
+        "value": 25.0,
+        "unit": "percent",
+        "n": 2,
+        "confidence_interval": [25.0, 25.0],
+        "baseline": {"name": "TV-ADMM", "value": 24.0, "confidence_interval": [24.0, 24.0]},
+        "interval": "range over the heads",
+        "noise_ppm": 0.003,
+    }
+    assert "| QSMGAN | 25 | 24 | 50 | 0.800 | 0.900 | 2 | - |" in (repository / "README.md").read_text()
+
+
+def test_the_data_format_follows_the_training(repository: Path, qsmgan: Path) -> None:
+    train = json.loads((qsmgan / "configs" / "train.json").read_text())
+    (qsmgan / "configs" / "train.json").write_text(json.dumps(train | {"patch_size": 96, "crop": 24}))
+    write_docs.main(["--repository", str(repository), "--bundle", "qsmgan"])
+    described = json.loads((qsmgan / "configs" / "metadata.json").read_text())["network_data_format"]
+    assert described["inputs"]["image"]["spatial_shape"] == [96, 96, 96]
+    assert described["outputs"]["pred"]["spatial_shape"] == [48, 48, 48]
+    assert len(described["inputs"]["image"]["channel_def"]) == len(train["channels"])
+
+
+def test_names_of_bundles_and_runs_are_checked(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, word in (
+        (["--bundle", "other"], "rim_relaxometry"),
+        (["--register-weights", ".", "--as", "a"], "needs"),
+    ):
+        with pytest.raises(SystemExit):
+            write_docs.main(["--repository", str(repository), *arguments])
+        assert word in capsys.readouterr().err
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A training that was not tracked, with a log beside it."""
