@@ -30,7 +30,7 @@ WARM_UP = 0.1  # of the steps
 def receptive_field(
     bench: Bench,
     inputs: Sequence[int] = (48, 64, 96),
-    steps: int = 120,
+    steps: int = 100,
     learning_rate: float = 2e-3,
     width: int = 8,
     batch_size: int = 2,

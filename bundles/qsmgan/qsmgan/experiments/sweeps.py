@@ -17,7 +17,7 @@ from .case import Case, Triple, means
 from .heads import draw_head
 from .scores import measured, scores
 
-METHODS = ("zero", "tkd", "l2_gradient", "tv", "unet", "qsmgan", "paper")
+METHODS = ("tkd", "l2_gradient", "tv", "unet", "qsmgan", "paper")
 COLUMNS = ("nrmse", "detrended_nrmse", "slope", "hfen", "xsim")
 AXES = {"nrmse": "NRMSE [%]", "hfen": "HFEN [%]", "xsim": "XSIM"}
 HEAD = 10  # of the test split: none of the method table

@@ -26,7 +26,7 @@ def tuning(
     noise_ppm: Sequence[float] = (0.001, 0.003, 0.006),
     slow_noise_ppm: Sequence[float] = (0.003,),
     n_heads: int = 1,
-    slow_scale: float = 0.65,
+    scale: float = 0.7,
 ) -> list[Path]:
     """Search the option of each method that makes the NRMSE least, at each noise level.
 
@@ -36,13 +36,9 @@ def tuning(
         noise_ppm: standard deviations of the field [ppm].
         slow_noise_ppm: those for iLSQR and MEDI.
         n_heads: number of heads of the validation split.
-        slow_scale: size of the heads for iLSQR and MEDI, relative to the template: a search at full size takes hours.
+        scale: size of the heads relative to others: a search at full size takes hours.
     """
-    sizes = {False: 1.0, True: slow_scale}
-    heads = {
-        slow: [draw_head(bench, number, "val", scale=scale) for number in range(bench.pick(n_heads, 1))]
-        for slow, scale in sizes.items()
-    }
+    heads = [draw_head(bench, number, "val", scale=scale) for number in range(bench.pick(n_heads, 1))]
     cases = [
         (name, noise)
         for name in grid for noise in bench.pick(list(slow_noise_ppm if name in SLOW else noise_ppm), [0.003])
@@ -54,7 +50,7 @@ def tuning(
         for value in bench.pick(list(values), list(values)[:2]):
             method = bench.classical(name, noise, {option: value})
             errors, factors, scaled = [], [], []
-            for head in heads[name in SLOW]:
+            for head in heads:
                 case = head.measure(noise, bench.seed + NOISE_SEED)
                 estimate = method.estimate(case)
                 factor = best_factor(estimate, case.truth, case.mask)
@@ -64,7 +60,6 @@ def tuning(
             found.append({
                 "method": name, "noise_ppm": noise, "option": option, "value": value, "nrmse": _mean(errors),
                 "factor": _mean(factors), "nrmse_with_factor": _mean(scaled), "heads": len(errors),
-                "relative_head_size": bench.pick(sizes[name in SLOW], None),
             })  # fmt: skip
         best = min(found, key=lambda row: row["nrmse"])
         rows += [{**row, "best": row is best, "at_edge": row is best and row in (found[0], found[-1])} for row in found]
@@ -72,7 +67,7 @@ def tuning(
         "Heads of the validation split, with noise of their own. best: the value that the other experiments take, at "
         "the closest noise level; at_edge: it is the first or last of the values tried. factor: what the map must be "
         "multiplied with for the least error, known only where there is a truth.",
-        "iLSQR and MEDI are searched on smaller heads: at full size a search takes hours.",
+        f"Heads of {scale:g} times the size of the others: at full size a search takes hours.",
     ]
     return bench.write(TUNING, rows, notes)
 
