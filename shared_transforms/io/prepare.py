@@ -28,7 +28,11 @@ def prepare_series(
 
 
 def prepare_field(
-    item: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+    item: dict[str, Any],
+    device: torch.device | str | None = None,
+    non_blocking: bool = False,
+    csf_key: str | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
     """``prepare_batch`` of MONAI's evaluator for one local field, loaded with ``DataLoader(batch_size=None)``.
 
@@ -37,6 +41,8 @@ def prepare_field(
             ``acquisition``.
         device: where the network runs.
         non_blocking: as for ``Tensor.to``.
+        csf_key: key of a mask ``[X, Y, Z]`` of cerebrospinal fluid; where the item has it, it is ``csf_mask`` of the
+            keyword arguments, for methods that make use of it.
 
     Returns:
         Field and magnitude with a batch axis ``[1, 2, X, Y, Z]``, no label, and as keyword arguments ``mask``
@@ -45,4 +51,6 @@ def prepare_field(
     acquisition = item["acquisition"]
     keywords: dict[str, Any] = {name: tuple(acquisition[name].tolist()) for name in ("voxel_size", "b0_direction")}
     keywords["mask"] = item["mask"][None].to(device, non_blocking=non_blocking)
+    if csf_key is not None and csf_key in item:
+        keywords["csf_mask"] = item[csf_key][None, None].to(device, non_blocking=non_blocking)
     return item["image"][None].to(device, non_blocking=non_blocking), None, (), keywords

@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from qsmgan.baselines import METHODS, ClassicalInversion
 from qsmgan.maps import MapsFromFieldd
 from qsmgan.network import Generator
-from qsmgan.reference import ReferenceRegiond, fluid_mask, relaxation_rate
+from qsmgan.reference import ReferenceInMaskd, ReferenceRegiond, fluid_mask, relaxation_rate
 
 from physics import dipole_inversion
 from physics.dipole import field_from_susceptibility
@@ -267,6 +267,8 @@ def test_reference_region_becomes_zero(tmp_path: Path, reference: str) -> None:
     def referenced(region: np.ndarray) -> dict[Any, Any]:
         file = write(tmp_path / "region.nii.gz", region)
         given = ReferenceRegiond(reference=reference, reference_file=file)(item(0.1 * ball(4) + 0.02, tmp_path))
+        given = ReferenceInMaskd(reference=reference)(given)
+        assert ("csf_mask" in given) == (reference == "csf")
         return MapsFromFieldd(reference=reference)(given)
 
     result = referenced(ball(3))
@@ -325,6 +327,18 @@ def test_classical_inversion_is_that_of_the_physics(method: str) -> None:
     expected = function(field, VOXEL, (0.0, 0.6, 0.8), inside, magnitude, **options)
     assert found.shape == (1, 1, *SHAPE)
     torch.testing.assert_close(found[0, 0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_medi_with_fluid_is_medi_plus_zero(tmp_path: Path) -> None:
+    write_local_field(tmp_path / "in", Units="ppm")
+    file = str(write(tmp_path / "fluid.nii.gz", ball(3)))
+    few = {"network_def#options": {"iterations": 1}, "input_kind": "local_field"}
+    infer(tmp_path / "in", tmp_path / "plain", "medi", reference="none", **few)
+    infer(tmp_path / "in", tmp_path / "fluid", "medi", reference="csf", reference_file=file, **few)
+    plain, fluid = (read(tmp_path / name / "sub-01/sub-01_Chimap.nii.gz") for name in ("plain", "fluid"))
+    # The variance over the fluid is penalised, and its mean is zero.
+    assert abs(plain[head()].mean()) < 1e-6 and abs(fluid[ball(3)].mean()) < 1e-6
+    assert fluid[ball(3)].std() < plain[ball(3)].std()
 
 
 def test_unknown_methods_and_options_are_refused() -> None:

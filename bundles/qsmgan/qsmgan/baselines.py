@@ -46,11 +46,12 @@ class ClassicalInversion(nn.Module):
         self.method, self.options, self.progress = method, dict(options or {}), progress
         self.function = getattr(dipole_inversion, METHODS[method])
         known = {n for n, p in inspect.signature(self.function).parameters.items() if p.kind is p.KEYWORD_ONLY}
-        self.reports = "report" in known
-        if unknown := sorted(set(self.options) - known | set(self.options) & {"report"}):
+        self.reports, self.takes_fluid = "report" in known, "csf_mask" in known
+        known -= {"report", "csf_mask"}
+        if unknown := sorted(set(self.options) - known):
             raise QMRIError(
                 field="options", found=", ".join(unknown), remedy="correct the config",
-                expected=f"options of {method}: {', '.join(sorted(known - {'report'}))}",
+                expected=f"options of {method}: {', '.join(sorted(known))}",
             )  # fmt: skip
 
     @torch.no_grad()
@@ -60,6 +61,7 @@ class ClassicalInversion(nn.Module):
         mask: Tensor,
         voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
         b0_direction: Sequence[float] = (0.0, 0.0, 1.0),
+        csf_mask: Tensor | None = None,
     ) -> Tensor:
         """Invert the dipole.
 
@@ -68,6 +70,7 @@ class ClassicalInversion(nn.Module):
             mask: boolean ``[B, 1, X, Y, Z]``.
             voxel_size: [mm].
             b0_direction: unit vector in voxel axes.
+            csf_mask: cerebrospinal fluid, boolean ``[B, 1, X, Y, Z]``; makes MEDI MEDI+0, and is nothing to the others.
 
         Returns:
             Susceptibility ``[B, 1, X, Y, Z]`` [ppm], 0 outside of the mask.
@@ -76,8 +79,9 @@ class ClassicalInversion(nn.Module):
         inside = mask.as_tensor() if hasattr(mask, "as_tensor") else mask
         field, magnitude = plain[:, :1], plain[:, 1:]
         weights = magnitude if bool(magnitude.any()) else None
+        options = self.options | ({"csf_mask": csf_mask} if self.takes_fluid and csf_mask is not None else {})
         if not self.reports:
-            return self.function(field, voxel_size, b0_direction, inside, weights, **self.options)
+            return self.function(field, voxel_size, b0_direction, inside, weights, **options)
         with tqdm(desc=self.method, disable=not self.progress) as bar:
 
             def report(iteration: Iteration) -> None:
@@ -85,4 +89,4 @@ class ClassicalInversion(nn.Module):
                 bar.set_postfix(change=f"{iteration.change:.1e}", refresh=False)
                 bar.update()
 
-            return self.function(field, voxel_size, b0_direction, inside, weights, report=report, **self.options)
+            return self.function(field, voxel_size, b0_direction, inside, weights, report=report, **options)

@@ -31,12 +31,12 @@ class MapsFromFieldd(MapTransform):
 
     Args:
         keys: key of the susceptibility ``[1, X, Y, Z]`` [ppm]; a batch axis of one is dropped.
-        reference: "none", "mean", "roi" or "csf", as given to ``ReferenceRegiond``, which stands before it.
+        reference: "none", "mean", "roi" or "csf", as given to ``ReferenceRegiond`` and ``ReferenceInMaskd``.
         image_key: key of local field [ppm] and magnitude ``[2, X, Y, Z]``, likewise.
         mask_key: key of the mask ``[1, X, Y, Z]``, boolean.
 
     Raises:
-        QMRIError: a reference region outside of the mask; a map that is not finite.
+        QMRIError: a map that is not finite.
     """
 
     def __init__(

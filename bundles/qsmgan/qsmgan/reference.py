@@ -28,8 +28,9 @@ FLUID_VOLUME = 0.2  # ml, less is no ventricle
 class ReferenceRegiond(MapTransform):
     """Put what the reference needs into the item, before anything is computed.
 
-    ``item["reference_region"]``: boolean [X, Y, Z], from the file. ``item["r2star"]``: [X, Y, Z] [1/s], where the fluid
-    is to be found in the echoes. Neither for "none" and "mean".
+    ``item["reference_region"]``: boolean [X, Y, Z], from the file, with its name in ``item["reference_name"]``.
+    ``item["r2star"]``: [X, Y, Z] [1/s], where the fluid is to be found in the echoes. Nothing for "none" and "mean".
+    ``ReferenceInMaskd`` goes on from there when the mask is known.
 
     Args:
         keys: key of the images: N magnitudes and N phases [2 N, X, Y, Z], or a local field.
@@ -69,6 +70,7 @@ class ReferenceRegiond(MapTransform):
                     Path(self.reference_file), read_header(Path(item["sources"][0])), "reference_file"
                 )
                 item["reference_region"] = torch.from_numpy(region)
+                item["reference_name"] = f"the mean over {Path(self.reference_file).name}"
                 item["notes"] = [*item.get("notes", []), *notes]
                 item["sources"] = [*item["sources"], str(self.reference_file)]
             elif times is None:
@@ -79,6 +81,47 @@ class ReferenceRegiond(MapTransform):
                 )  # fmt: skip
             else:
                 item["r2star"] = relaxation_rate(item[key][: len(times)].as_tensor(), times.tolist())
+        return item
+
+
+class ReferenceInMaskd(MapTransform):
+    """Find the fluid in R2*, or check that the region lies in the mask, which is known by now.
+
+    ``item["reference_region"]`` loses what is outside of the mask; for "csf" it is ``item["csf_mask"]`` too, for MEDI.
+
+    Args:
+        keys: key of the mask, boolean [1, X, Y, Z].
+        reference: as given to ``ReferenceRegiond``.
+
+    Raises:
+        QMRIError: a region that lies outside of the mask for the most part, or no fluid.
+    """
+
+    def __init__(self, keys: KeysCollection = "mask", reference: str = "mean") -> None:
+        super().__init__(keys)
+        self.reference = reference
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with the region."""
+        item = dict(data)
+        if self.reference in ("none", "mean"):
+            return item
+        for key in self.key_iterator(item):
+            mask = item[key][0].cpu()
+            if "r2star" in item:
+                voxel_size = item["acquisition"]["voxel_size"].tolist()
+                item["reference_region"] = fluid_mask(item.pop("r2star"), mask, voxel_size, item["sources"][0])
+                item["reference_name"] = f"cerebrospinal fluid, found by R2* below {FLUID_RATE:g} 1/s"
+            region = item["reference_region"]
+            share = float((region & mask).sum()) / float(region.sum())
+            if share < COVERED:
+                raise QMRIError(
+                    file=item["sources"][-1], field="reference_file", found=f"{share:.0%} of the region is in the mask",
+                    expected=f"at least {COVERED:.0%}", remedy="draw the region in the mask, or take another mask",
+                )  # fmt: skip
+            item["reference_region"] = region & mask
+            if self.reference == "csf":
+                item["csf_mask"] = item["reference_region"]
         return item
 
 
@@ -146,28 +189,13 @@ def zero_of(chi: Tensor, mask: Tensor, item: Mapping[Hashable, Any], reference: 
     Args:
         chi: ``[X, Y, Z]`` [ppm].
         mask: boolean ``[X, Y, Z]``.
-        item: what ``ReferenceRegiond`` has seen.
-        reference: as there.
-
-    Raises:
-        QMRIError: a region that lies outside of the mask for the most part.
+        item: what ``ReferenceInMaskd`` returned.
+        reference: as given to ``ReferenceRegiond``.
     """
     if reference == "none":
         return 0.0, "nothing: as the method leaves it"
     if reference == "mean":
         return float(chi[mask].mean()), "its mean over the mask"
-    file = item["sources"][-1]
-    if "reference_region" in item:
-        region, name = item["reference_region"], f"the mean over {Path(file).name}"
-    else:
-        region = fluid_mask(item["r2star"], mask, item["acquisition"]["voxel_size"].tolist(), item["sources"][0])
-        name = f"cerebrospinal fluid, found by R2* below {FLUID_RATE:g} 1/s"
-    inside = region & mask
-    share = float(inside.sum()) / float(region.sum())
-    if share < COVERED:
-        raise QMRIError(
-            file=file, field="reference_file", found=f"{share:.0%} of the region lies in the mask",
-            expected=f"at least {COVERED:.0%}", remedy="draw the region inside of the mask, or take another mask",
-        )  # fmt: skip
+    inside = item["reference_region"] & mask
     count, spread = int(inside.sum()), float(chi[inside].std(correction=0))
-    return float(chi[inside].mean()), f"{name} ({count} voxels, standard deviation {spread:.3f} ppm)"
+    return float(chi[inside].mean()), f"{item['reference_name']} ({count} voxels, standard deviation {spread:.3f} ppm)"
