@@ -26,7 +26,7 @@ def tv_admm(
     mask: Tensor | None = None,
     magnitude: Tensor | None = None,
     *,
-    regularisation: float = 4e-4,
+    regularisation: float = 3e-4,
     iterations: int = 30,
     tolerance: float = 1e-3,
     report: Report | None = None,
@@ -128,10 +128,9 @@ class _Solver:
         """Shorten the gradient of the map; its multiplier keeps what was cut off."""
         for axis, size in enumerate(self.problem.voxel_size):
             self.gradient_multiplier[axis] += torch.sub(chi.roll(-1, axis - 3), chi).div_(size)
-        length = self.gradient_multiplier.square().sum(0).sqrt_().clamp_(min=1e-30)
-        cut = (self.threshold / length).clamp_(max=1.0)
-        torch.mul(self.gradient_multiplier, 1.0 - 2.0 * cut, out=self.gradient)
-        self.gradient_multiplier *= cut
+        cut = torch.minimum(torch.maximum(self.gradient_multiplier, -self.threshold), self.threshold)
+        torch.sub(self.gradient_multiplier, cut, alpha=2.0, out=self.gradient)
+        self.gradient_multiplier = cut
 
     def _confine(self, chi: Tensor) -> None:
         """No sources outside of the mask."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .start import CHANNELS
 
 # One unit of a channel inside the network: fields of tissue are some 0.01 ppm, susceptibilities some 0.05 ppm.
-SCALES = {"field": 100.0, "start": 20.0, "residual": 100.0, "magnitude": 1.0}
+SCALES = {"field": 100.0, "start": 20.0, "residual": 100.0, "correction": 100.0, "magnitude": 1.0}
 OUTPUT_SCALE = 20.0  # of the susceptibility: the last layer works in units of 0.05 ppm
 SLOPE = 0.1
 NORMALISATIONS = ("none", "batch")

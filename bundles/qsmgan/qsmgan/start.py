@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from physics.dipole import field_from_susceptibility
+from physics.dipole import field_from_susceptibility, susceptibility_adjoint
 from physics.dipole_inversion import tv_admm
 
-CHANNELS = ("field", "start", "residual", "magnitude")
-ITERATIONS = 14
-REGULARISATION = 4e-4  # [ppm mm], of the total variation
+CHANNELS = ("field", "start", "residual", "correction", "magnitude")
+ITERATIONS = 25
+REGULARISATION = 3e-4  # [ppm mm], of the total variation
 
 
 def starting_map(
@@ -75,7 +75,8 @@ def network_input(
         channels: which of :data:`CHANNELS`, in order.
 
     Returns:
-        ``[..., C, X, Y, Z]``: field [ppm], starting map [ppm], the field it does not explain [ppm], and the magnitude
+        ``[..., C, X, Y, Z]``: field [ppm], starting map [ppm], the field it does not explain [ppm], the direction of
+        steepest descent of that field's square (the adjoint of the dipole applied to it) [ppm], and the magnitude
         relative to its mean over the mask; all 0 outside the mask.
 
     Raises:
@@ -85,11 +86,13 @@ def network_input(
         raise ValueError(f"channels must be among {CHANNELS}, got {sorted(unknown)}")
     inside = mask.to(field.dtype)
     made: dict[str, Tensor] = {"field": field * inside}
-    if "start" in channels or "residual" in channels:
+    if {"start", "residual", "correction"} & set(channels):
         made["start"] = starting_map(made["field"], mask, magnitude, voxel_size, b0_direction)
-    if "residual" in channels:
+    if {"residual", "correction"} & set(channels):
         explained = field_from_susceptibility(made["start"], voxel_size, b0_direction)
         made["residual"] = demeaned(made["field"] - explained, mask)
+    if "correction" in channels:
+        made["correction"] = susceptibility_adjoint(made["residual"], voxel_size, b0_direction) * inside
     if "magnitude" in channels:
         shown = torch.zeros_like(field) if magnitude is None else magnitude.to(field.dtype) * inside
         mean = shown.sum((-3, -2, -1), keepdim=True) / inside.sum((-3, -2, -1), keepdim=True).clamp(min=1.0)
