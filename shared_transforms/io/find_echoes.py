@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,6 +14,8 @@ from shared_transforms.errors import QMRIError
 from shared_transforms.io.find import images_below
 from shared_transforms.io.nifti import is_nifti, nifti_name
 from shared_transforms.io.sidecar import bids_suffix, is_derived_map, is_gradient_echo, not_magnitude, read_sidecar
+
+logger = logging.getLogger(__name__)
 
 Part = Literal["magnitude", "phase", "real or imaginary"]
 
@@ -98,6 +101,8 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
                 others["magnitude without phase" if magnitude else "phase without magnitude"] += len(magnitude + phase)
     if not found:
         raise _nothing_found(root, images, others)
+    for reason, count in others.items():
+        logger.info("%d images in %s are not part of such a series: %s.", count, root, reason)
     stems = _stems([magnitude for magnitude, _, _ in found], root)
     series = []
     for (magnitude, phase, skipped), stem in zip(found, stems, strict=True):
