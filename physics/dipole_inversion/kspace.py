@@ -88,7 +88,7 @@ def tikhonov(
     mask: Tensor | None = None,
     magnitude: Tensor | None = None,
     *,
-    regularisation: float = 0.01,
+    regularisation: float = 0.02,
     kernel: str = "exact",
     padding: float = 1.25,
 ) -> Tensor:
@@ -100,7 +100,7 @@ def tikhonov(
         b0_direction: unit vector along the axes of the array.
         mask: bool ``[..., X, Y, Z]``; None for the whole volume.
         magnitude: not used.
-        regularisation: weight, without unit.
+        regularisation: weight, without unit. .01 to .03 is best at a noise of .002 to .003 ppm, .05 at .005 ppm.
         kernel: ``"exact"`` or ``"kspace"``.
         padding: grid of the inversion over that of the field, at least 1.
 
@@ -124,7 +124,7 @@ def l2_gradient(
     mask: Tensor | None = None,
     magnitude: Tensor | None = None,
     *,
-    regularisation: float = 0.01,
+    regularisation: float = 0.03,
     kernel: str = "exact",
     padding: float = 1.25,
 ) -> Tensor:
@@ -136,7 +136,7 @@ def l2_gradient(
         b0_direction: unit vector along the axes of the array.
         mask: bool ``[..., X, Y, Z]``; None for the whole volume.
         magnitude: not used.
-        regularisation: weight [mm^2].
+        regularisation: weight [mm^2]. .03 to .06 is best at a noise of .002 to .005 ppm.
         kernel: ``"exact"`` or ``"kspace"``.
         padding: grid of the inversion over that of the field, at least 1.
 
