@@ -126,7 +126,8 @@ def _fast_qsm(problem: Problem) -> Tensor:
     """A coarse map with weak streaks ``[X, Y, Z]``, to know the edges from (equations 8 to 14)."""
     kernel = problem.kernel
     power = kernel.abs() ** _KERNEL_POWER
-    low, high = _percentiles(power, _KERNEL_PERCENTILES)
+    mirrored = power[..., 1 : (problem.grid[2] + 1) // 2]  # the half of the spectrum that is not stored
+    low, high = _percentiles(torch.cat([power, mirrored], dim=-1), _KERNEL_PERCENTILES)
     certain = 1 - _falling(power, low, high)
     passed = certain + (1 - certain) * _sphere(problem)
     spectrum = problem.transform(problem.field)
