@@ -12,6 +12,7 @@ from .start import CHANNELS
 # One unit of a channel inside the network: fields of tissue are some 0.01 ppm, susceptibilities some 0.05 ppm.
 SCALES = {"field": 100.0, "start": 20.0, "residual": 100.0, "correction": 100.0, "magnitude": 1.0}
 OUTPUT_SCALE = 20.0  # of the susceptibility: the last layer works in units of 0.05 ppm
+LIMIT = 10.0  # of a channel, in its unit: the phase of a voxel without signal may say anything
 SLOPE = 0.1
 NORMALISATIONS = ("none", "batch")
 
@@ -51,7 +52,7 @@ class Generator(nn.Module):
         if width < 1 or levels < 2 or crop < 0:
             raise ValueError(f"width >= 1, levels >= 2, crop >= 0 are needed, got {width}, {levels}, {crop}")
         self.channels = tuple(channels)
-        self.crop, self.output_scale = crop, OUTPUT_SCALE
+        self.crop, self.output_scale, self.limit = crop, OUTPUT_SCALE, LIMIT
         self.start_channel = self.channels.index("start") if "start" in self.channels else -1
         scales = torch.tensor([SCALES[name] for name in self.channels]).reshape(1, -1, 1, 1, 1)
         self.register_buffer("scales", scales, persistent=False)
@@ -76,7 +77,7 @@ class Generator(nn.Module):
         Returns:
             ``[batch, 1, X - 2 crop, Y - 2 crop, Z - 2 crop]`` [ppm], relative to its mean over the head.
         """
-        features = image * self.scales
+        features = (image * self.scales).clamp(-self.limit, self.limit)
         passed = []
         for level, block in enumerate(self.down):
             features = block(features if level == 0 else self.pool(features))
