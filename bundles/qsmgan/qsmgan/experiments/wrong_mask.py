@@ -24,7 +24,7 @@ from .scores import scores
 METHODS = ("tkd", "l2_gradient", "tv", "ilsqr", "medi", "unet", "qsmgan", "paper")
 HEAD = 30  # of the test split
 CONE = 0.1  # of the dipole kernel: below, a map is made of little data, and there are the streaks
-RIGHT = "right"
+RIGHT, SHOWN = "right", "with bone"
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def wrong_mask(
         noise_ppm: standard deviation of the field [ppm].
         methods: names as in :data:`.methods.LABELS`.
         rim_mm: by which a mask is too large [mm].
-        bite_mm: radius of the part that is missing in another [mm].
+        bite_mm: radius of the ball at the surface where others are too large or too small [mm].
         away_mm: what is nearer to the error of the mask is not counted [mm].
         scale: size of the head relative to others.
     """
@@ -68,20 +68,22 @@ def wrong_mask(
                 "streaks_with_right": streaks(reference[method.name], truth, inside),
                 "change": _change(estimate, reference[method.name], inside), "voxels": int(inside.sum()),
             })  # fmt: skip
-            if name == "with bone and air":
-                shown[method.name] = estimate
+            if name == SHOWN:
+                shown[method.name] = demeaned(estimate, right)
     notes = [
         f"One head of the test split, noise {noise_ppm:g} ppm where there is signal. rim of noise: the mask is "
-        f"{rim_mm:g} mm too large, with noise alone in the rim; with bone and air: with the sources in the rim, "
-        f"too, as they are in a head; bite: a ball of {bite_mm:g} mm radius at the surface is missing, and with it "
-        "its field.",
+        f"{rim_mm:g} mm too large, with noise alone in the rim; with bone: so much too large within "
+        f"{bite_mm:g} mm of a place at the surface, where it holds bone with its field; bite: a ball of that radius is "
+        "missing there, and with it its field.",
         f"All numbers are over the right mask, {away_mm:g} mm away from its surface and from what is wrong, against "
         "the truth there. nrmse [%]; streaks: the part of the error in the cone |D| < "
         f"{CONE:g} of k-space, over the norm of the truth [%]; change: difference to the method's own map with the "
         "right mask, over the norm of that [%]; _with_right: of that map, over the same voxels.",
     ]
     files = bench.write("wrong_mask", [*rows, *bench.absent(methods)], notes)
-    figure = charts.maps_figure(truth, shown, right, head.voxel_size)
+    places = ball(right, bite_mm, head.voxel_size) & right
+    x, y, z = (int(v) for v in places.nonzero().double().mean(0))
+    figure = charts.maps_figure(truth, shown, right, head.voxel_size, centre=(x, y, z))
     return [*files, bench.save_figure("wrong_mask", figure)]
 
 
@@ -92,16 +94,16 @@ def cases_of(head: Head, noise: float, seed: int, bite_mm: float) -> dict[str, C
         head: with a mask that is larger than the brain, and the sources in between.
         noise: standard deviation of the field [ppm].
         seed: of the noise.
-        bite_mm: radius of the missing part [mm].
+        bite_mm: radius of the part that is wrong in some [mm].
     """
     brain = head.inside(head.brain)
     rim = replace(brain, mask=head.mask, magnitude=head.magnitude)
-    bitten = brain.inside(brain.brain & ~ball(brain.brain, bite_mm, head.voxel_size))
+    near = ball(brain.brain, bite_mm, head.voxel_size)
     return {
         RIGHT: brain.measure(noise, seed),
-        "rim of noise": rim.measure(noise, seed),
-        "with bone and air": head.measure(noise, seed),
-        "bite": bitten.measure(noise, seed),
+        "rim of noise": rim.measure(noise, seed, field=brain.local_field()),
+        SHOWN: head.inside(head.brain | near).measure(noise, seed),
+        "bite": brain.inside(brain.brain & ~near).measure(noise, seed),
     }
 
 
