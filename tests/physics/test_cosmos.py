@@ -96,7 +96,7 @@ def test_more_directions_are_better() -> None:
         fields += 0.005 * torch.randn(fields.shape, generator=generator)
         errors.append(error(cosmos(fields, SIZE, tilts(count), mask), chi, mask))
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.5 * errors[0]
+    assert errors[-1] < 0.7 * errors[0]
 
 
 def test_unobserved_frequencies_are_zero() -> None:
