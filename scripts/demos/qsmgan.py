@@ -23,7 +23,7 @@ from demos import (
 
 SUMMARY = "simulating a multi-echo gradient echo of a deformed MNI152 head"
 SEED = 4
-SIZE, HEAD_SCALE = (120, 144, 120), 0.75  # voxels of 1 mm, and the head in them relative to the template
+SIZE, HEAD_SCALE = (112, 152, 128), 0.7  # voxels of 1 mm, and the head in them relative to the template
 ECHO_TIMES = (0.005, 0.010, 0.015, 0.020, 0.025)  # [s]
 FIELD_STRENGTH = 3.0  # [T]
 REPETITION_TIME = 0.035  # [s]
@@ -80,7 +80,7 @@ def simulate(scale: float = 1.0, seed: int = SEED) -> Scan:
     from qsmgan.simulator import SusceptibilitySimulator
     from qsmgan.tissues import TISSUES
 
-    size = [8 * max(4, round(scale * length / 8)) for length in SIZE]
+    size = [8 * math.ceil(scale * length / 8) for length in SIZE]
     simulator = SusceptibilitySimulator(
         size=size, noise_ppm=(0.0, 0.0), phantom_share=0.0, channels=("field",),
         head_scale=(scale * HEAD_SCALE,) * 2, margin_mm=(0.0, 0.0), leak=0.0, remainder=0.0,
@@ -126,8 +126,10 @@ def background(mask: Any) -> Any:
     inside = points[mask]
     low, high = inside.amin(0), inside.amax(0)
     centre = 0.5 * (low + high) + torch.tensor([0.0, 0.25, 0.0]) * (high - low)
-    above = inside[(inside - centre)[:, :2].norm(dim=1) < SINUS_MM]
-    centre[2] = above[:, 2].min() - SINUS_MM - SINUS_GAP_MM
+    reach = SINUS_MM + SINUS_GAP_MM
+    aside = (inside - centre)[:, :2].square().sum(1)
+    near = aside < reach**2
+    centre[2] = (inside[near, 2] - (reach**2 - aside[near]).sqrt()).min()
     sinus = sphere_field(points, SINUS_MM, centre=centre, susceptibility=SINUS_PPM)
     return sinus + SHIM_PPM * (points[..., 1] - centre[1]) / float(high[1] - low[1])
 

@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 import benchmark
+import numpy as np
 import pytest
-from benchmarks import Row, Settings, rate, row, timed
+import torch
+from benchmarks import Row, Settings, qsmgan, rate, row, timed
 from benchmarks import rim_relaxometry as rim
 
 
@@ -74,3 +76,52 @@ def test_tables_of_several_bundles_have_names_of_their_own(capsys: pytest.Captur
     with pytest.raises(SystemExit):
         benchmark.main(["--json", "speed"])
     assert "{bundle}" in capsys.readouterr().err
+
+
+SMALL = Settings(repeats=1, scale=0.1)
+STAGES = {
+    "kernels": ["exact, 16^3", "exact, 26^3", "kspace, 16^3", "kspace, 26^3"],
+    "fields": ["field of 16^3"],
+    "direct": ["TKD, 16^3", "TKD, 26^3", "Tikhonov, 26^3", "L2 of gradients, 26^3", "numpy fftn TKD, 26^3: its"],
+    "iterative": ["TV, 30 iterations, 16^3", "iLSQR, 16^3", "MEDI, 16^3"],
+    "simulation": ["draw", "deformed anatomy", "field", "starting map", "whole head", "whole phantom"],
+    "training": ["training step: 2 x 32^3 to 16^3", "WGAN-GP: 5 critic steps"],
+    "inference": ["QSMGAN, 32^3"],
+}
+
+
+@pytest.mark.parametrize("group", STAGES)
+def test_all_stages_of_qsmgan(group: str) -> None:
+    assert STAGES.keys() == qsmgan.groups(SMALL).keys()
+    found = list(benchmark.measure(qsmgan, SMALL, group))
+    stages = [item.stage for item in found]
+    for part in STAGES[group]:
+        assert sum(part in stage for stage in stages) >= 1, part
+    assert len(set(stages)) == len(stages)
+    assert all(item.value > 0 for item in found if item.unit == "CPU s")
+    assert any(item.unit == "MiB" for item in found)
+
+
+def test_targets_of_direct_inversions_are_those_of_the_large_volume() -> None:
+    targets = {item.stage: item.target for item in benchmark.measure(qsmgan, SMALL, "direct") if item.target}
+    assert targets["TKD, 26^3"] == "<= 1.5 CPU s"
+    assert targets["L2 of gradients, 26^3: peak memory"] == "<= 2048 MiB"
+    assert not any("16^3" in stage for stage in targets)
+
+
+def test_the_rival_is_a_working_tkd() -> None:
+    """Where the kernel is not small, it inverts a field made in k-space without error."""
+    chi = np.random.default_rng(0).normal(size=(16, 18, 20))
+    k = np.stack(np.meshgrid(*[np.fft.fftfreq(n) for n in chi.shape], indexing="ij"))
+    with np.errstate(invalid="ignore"):
+        kernel = 1 / 3 - k[2] ** 2 / (k**2).sum(0)
+    kept = np.nan_to_num(np.abs(kernel)) > 0.2
+    spectrum = np.fft.fftn(chi) * kept
+    found = qsmgan.plain_tkd(np.fft.ifftn(spectrum * np.nan_to_num(kernel)).real, 0.2)
+    np.testing.assert_allclose(found, np.fft.ifftn(spectrum).real, atol=1e-12)
+
+
+def test_costs_count_the_memory_of_a_stage() -> None:
+    found = qsmgan.costs(lambda: torch.ones(2**24), 1)  # 64 MiB
+    if found[0]["memory_mib"] is not None:  # Linux
+        assert 60 < found[0]["memory_mib"] < 100

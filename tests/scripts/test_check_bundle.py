@@ -144,9 +144,7 @@ def _touch(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("change", "file", "problem"), FILE_ROWS)
-def test_a_fault_of_a_file_is_named(
-    tinymap: Path, change: Callable[[Path], object], file: str, problem: str
-) -> None:
+def test_a_fault_of_a_file_is_named(tinymap: Path, change: Callable[[Path], object], file: str, problem: str) -> None:
     change(tinymap)
     named = [fault for fault in static_faults(read_bundle(tinymap)) if fault.file == file]
     assert any(problem in fault.problem and fault.cure for fault in named), static_faults(read_bundle(tinymap))

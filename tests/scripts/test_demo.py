@@ -11,10 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from demos import qsmgan
 from demos import rim_relaxometry as rim
+from qsmgan.network import Generator
 from rim_relaxometry.network import RecurrentInferenceMachine
 
-from shared_transforms.io import find_series, load_series
+from shared_transforms.io import find_gradient_echoes, find_series, load_gradient_echoes, load_series
 
 SIZE, SLICES = 40, 2
 
@@ -115,6 +117,77 @@ def test_whole_demo(models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
         assert len(lines) == len(rim.TISSUES)
         errors = [float(line.split("%")[0].split()[-1]) for line in lines]
         assert max(map(abs, errors)) < 10.0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def echoes() -> qsmgan.Scan:
+    return qsmgan.simulate(0.3)
+
+
+def test_phase_grows_with_time_by_the_field(echoes: qsmgan.Scan) -> None:
+    """Deep inside of a head, where the field of the air is smooth, echoes are evenly turned."""
+    turned = np.angle(np.exp(1j * np.diff(echoes.phase, axis=0)))
+    strong = echoes.mask & (echoes.magnitude[-1] > 0.4)
+    spread = np.abs(np.angle(np.exp(1j * np.diff(turned, axis=0))))[:, strong]
+    assert np.median(spread) < 0.1
+    assert np.median(np.abs(turned[:, ~echoes.mask])) > 1.0  # noise
+    assert echoes.magnitude[0][echoes.mask].mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_truth_has_the_susceptibilities_of_the_simulator(echoes: qsmgan.Scan) -> None:
+    assert echoes.truth[echoes.mask].mean() == pytest.approx(0.0, abs=1e-5)
+    white, fluid = (np.median(echoes.truth[echoes.labels == label]) for label in (3, 1))
+    assert fluid - white == pytest.approx(0.035, abs=0.02)
+
+
+def test_the_background_has_no_source_in_the_brain(echoes: qsmgan.Scan) -> None:
+    field = qsmgan.background(torch.from_numpy(echoes.mask)).double().numpy()
+    laplacian = sum(np.roll(field, 1, axis) + np.roll(field, -1, axis) - 2 * field for axis in range(3))
+    inner = (slice(1, -1),) * 3  # beyond, np.roll takes the other end
+    laplacian, field, mask = laplacian[inner], field[inner], echoes.mask[inner]
+    assert np.abs(laplacian[mask]).max() < 0.02 * np.abs(field[mask]).max()
+
+
+def test_written_echoes_are_read_back(echoes: qsmgan.Scan, tmp_path: Path) -> None:
+    files = qsmgan.write_scan(echoes, tmp_path)
+    assert len(files) == 2 * len(qsmgan.ECHO_TIMES)
+    [series] = find_gradient_echoes(tmp_path)
+    assert series["stem"] == "sub-demo"
+    loaded = load_gradient_echoes(series["image"], series["phase"], mask=series["mask"])
+    count = len(qsmgan.ECHO_TIMES)
+    assert loaded["acquisition"]["echo_times"].tolist() == pytest.approx(list(qsmgan.ECHO_TIMES))
+    assert float(loaded["acquisition"]["field_strength"]) == qsmgan.FIELD_STRENGTH
+    difference = np.angle(np.exp(1j * (loaded["image"][count:].numpy() - echoes.phase)))
+    assert np.abs(difference).max() < 2e-3
+    assert (loaded["mask"].numpy()[0] == echoes.mask).all()
+
+
+def test_comparison_of_maps_of_a_known_error(echoes: qsmgan.Scan, tmp_path: Path) -> None:
+    for suffix, volume in (("Chimap", 0.9 * echoes.truth + 0.3), ("mask", echoes.mask)):
+        demos.write_image(tmp_path / f"sub-demo_{suffix}.nii.gz", volume.astype(np.float32), echoes.affine)
+    rows, error = qsmgan.compare(echoes, tmp_path)
+    assert error == pytest.approx(10.0, rel=1e-3)
+    assert {"putamen", "white matter"} <= {row.structure for row in rows}
+    for row in rows:
+        assert row.estimate == pytest.approx(0.9 * row.truth, abs=1e-4)
+    assert "NRMSE of the whole map: 10.0 %" in qsmgan.table(rows, error)
+
+
+def test_whole_demo_of_qsmgan(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    config = json.loads((demo.REPOSITORY / "bundles/qsmgan/configs/inference.json").read_text())
+    network = Generator(config["channels"], config["width"], normalisation=config["normalisation"], crop=config["crop"])
+    torch.save(network.state_dict(), tmp_path / "model.pt")  # untrained it is the starting map
+    picture = tmp_path / "overview.png"
+    arguments = ["--bundle", "qsmgan", "--output", str(tmp_path / "demo"), "--models", str(tmp_path)]
+    assert demo.main([*arguments, "--scale", "0.4", "--picture", str(picture)]) == 0
+    printed = capfd.readouterr().out
+    folder = tmp_path / "demo" / "qsmgan" / "maps" / "sub-demo"
+    assert str(folder / "report.html") in printed
+    assert (folder / "sub-demo_Chimap.nii.gz").is_file()
+    [error] = [float(line.split()[-2]) for line in printed.splitlines() if line.startswith("NRMSE")]
+    assert error < 80.0
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -99,7 +99,7 @@ def test_prefixed_imports_bind_what_they_did(vendor: Vendor, monkeypatch: pytest
     ],
 )
 def test_configs_are_prefixed(vendor: Vendor, value: str, expected: str) -> None:
-    text = json.dumps({"_target_": value, "list": [1,  value]}, indent=2)
+    text = json.dumps({"_target_": value, "list": [1, value]}, indent=2)
     assert json.loads(vendor.json(text)) == {"_target_": expected, "list": [1, expected]}
 
 
