@@ -49,7 +49,8 @@ def tkd(
     """Thresholded k-space division: divides by the dipole kernel, where its modulus is small by the threshold.
 
     The truncation makes all values too small (by .9129, .8683, .8224, .7742 at thresholds of .1, .15, .2, .25). The
-    correction divides by this mean over the directions in k-space.
+    correction divides by this mean over the directions in k-space. A mask takes more:
+    the field beyond it is lost.
 
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm], float32 or float64.
@@ -88,7 +89,7 @@ def tikhonov(
     mask: Tensor | None = None,
     magnitude: Tensor | None = None,
     *,
-    regularisation: float = 0.02,
+    regularisation: float = 0.01,
     kernel: str = "exact",
     padding: float = 1.25,
 ) -> Tensor:
@@ -100,7 +101,7 @@ def tikhonov(
         b0_direction: unit vector along the axes of the array.
         mask: bool ``[..., X, Y, Z]``; None for the whole volume.
         magnitude: not used.
-        regularisation: weight, without unit. .01 to .03 is best at a noise of .002 to .003 ppm, .05 at .005 ppm.
+        regularisation: weight, without unit. Best is .01 at a noise of .002 ppm, .02 at .003, .05 at .005.
         kernel: ``"exact"`` or ``"kspace"``.
         padding: grid of the inversion over that of the field, at least 1.
 
