@@ -235,6 +235,21 @@ def test_a_multiple_of_a_map_costs_what_the_map_does(bench: Bench) -> None:
     assert found["tv_scaled"][1] == found["tv"][1]
 
 
+def test_cache_gives_the_map_again_and_no_other(bench: Bench, tmp_path: Path) -> None:
+    bench.cache_dir = tmp_path / "cache"
+    case, other = simple_head().measure(0.003, 0), simple_head().measure(0.003, 1)
+    method = bench.classical("tikhonov", 0.003, {"regularisation": 0.02})
+    first, costs = bench.estimate(method, case)
+    again, same = bench.estimate(method, case)
+    assert torch.equal(first, again) and costs == same
+    assert torch.equal(bench.estimate(method, other)[0], method.estimate(other))
+    bench.estimate(bench.classical("tikhonov", 0.003, {"regularisation": 0.03}), case)
+    assert len(list(bench.cache_dir.iterdir())) == 3
+    [network] = bench.methods(0.003, ("unet",))
+    bench.estimate(network, case)
+    assert len(list(bench.cache_dir.iterdir())) == 3
+
+
 def test_sweeps_pathology_and_masks(bench: Bench) -> None:
     few = ("tkd", "unet")
     sweeps.resolution_sweep(bench, methods=few)

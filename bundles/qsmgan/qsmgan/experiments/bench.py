@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shared_transforms.experiments import ResultBench, Row
 
+from .cache import cached_estimate
+from .case import Case
 from .methods import NETWORKS, Method, classical, cosmos_method, network_method, zero_method
 
 TUNING = "tuning"
@@ -34,6 +36,7 @@ class Bench(ResultBench):
         options: of the classical methods, by name, used in every run beside the tuned ones.
         data_dir: folder of measured data, if there is one.
         anatomy: ``source`` and ``folder`` of :func:`shared_transforms.anatomy.load_head`.
+        cache_dir: folder that keeps the maps of the classical methods; None keeps none.
         size: of the simulated volumes [voxels of 1 mm].
         quick_size: that of a quick run.
     """
@@ -48,6 +51,7 @@ class Bench(ResultBench):
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     data_dir: str | Path | None = None
     anatomy: dict[str, Any] = field(default_factory=dict)
+    cache_dir: str | Path | None = None
     size: tuple[int, int, int] = (160, 192, 160)
     quick_size: tuple[int, int, int] = (32, 40, 32)
 
@@ -78,6 +82,10 @@ class Bench(ResultBench):
             else:
                 found.append(self.classical(name, noise))
         return [method for method in found if slow or not method.slow]
+
+    def estimate(self, method: Method, case: Case) -> tuple[Tensor, Row]:
+        """Map ``[X, Y, Z]`` [ppm] of a method, and its costs as :func:`.scores.measured` gives them."""
+        return cached_estimate(method, case, self.cache_dir)
 
     def classical(self, name: str, noise: float, changes: Mapping[str, Any] | None = None) -> Method:
         """A classical inversion with its tuned options.

@@ -126,11 +126,11 @@ def equivariance(
     views["1 x 1 x 2 mm"] = (smooth, coarse(smooth, (1, 1, 2)), _same, lambda map_: means(map_, (1, 1, 2)))
     rows = []
     for method in tqdm(bench.methods(noise_ppm, methods), desc="equivariance"):
-        on_first = {id(case): method.estimate(case) for case in (noisy, smooth)}
+        on_first = {id(case): bench.estimate(method, case)[0] for case in (noisy, smooth)}
         for view, (first, other, back, shrink) in views.items():
             counted = shrink(deep(first.mask, 6 if first is smooth else 0))
             reference = demeaned(shrink(on_first[id(first)]), counted)
-            found = demeaned(back(method.estimate(other)), counted)
+            found = demeaned(back(bench.estimate(method, other)[0]), counted)
             change = 100 * float((found - reference).norm() / reference.norm())
             rows.append({"view": view, "method": method.name, "difference_percent": change})
     targets = [

@@ -16,7 +16,7 @@ from .bench import Bench
 from .case import Case, Triple
 from .heads import NUCLEI, draw_head
 from .methods import LABELS, Method
-from .scores import SCORES, line_through, measured, region_rows, scores
+from .scores import SCORES, line_through, region_rows, scores
 
 # Turns of the head that a person can hold in a coil: upright, to each side, back; B0 in the axes of the head.
 ORIENTATIONS: tuple[Triple, ...] = (
@@ -92,7 +92,7 @@ def estimates(
             estimate, costs = done[method.multiple_of]
             estimate = method.factor * estimate
         else:
-            estimate, costs = measured(lambda method=method: method.estimate(case))  # type: ignore[misc]
+            estimate, costs = bench.estimate(method, case)
         done[method.name] = estimate, costs
         yield method, estimate, costs
 

@@ -57,12 +57,16 @@ class Method:
         estimate: susceptibility ``[X, Y, Z]`` [ppm] of a case.
         multiple_of: name of the method of whose map this one is a multiple.
         factor: of that map.
+        recipe: its options in words; empty for networks, whose weights decide.
+        source: module of the inversion.
     """
 
     name: str
     estimate: Callable[[Case], Tensor]
     multiple_of: str | None = None
     factor: float = 1.0
+    recipe: str = ""
+    source: str | None = None
 
     @property
     def slow(self) -> bool:
@@ -92,7 +96,8 @@ def classical(name: str, options: Mapping[str, Any], factor: float = 1.0) -> Met
             case.field, case.voxel_size, case.b0_direction, mask=case.mask, magnitude=magnitude, **options
         )
 
-    return Method(name, estimate, None if base == name else base, factor)
+    recipe = repr((base, factor, sorted(options.items())))
+    return Method(name, estimate, None if base == name else base, factor, recipe, inversion.__module__)
 
 
 def cosmos_method(options: Mapping[str, Any]) -> Method:
@@ -103,7 +108,7 @@ def cosmos_method(options: Mapping[str, Any]) -> Method:
         directions = fields.new_tensor([direction for _, direction in case.turned])
         return cosmos(fields, case.voxel_size, directions, mask=case.mask, **options)
 
-    return Method("cosmos", estimate)
+    return Method("cosmos", estimate, recipe=repr(sorted(options.items())), source=cosmos.__module__)
 
 
 def zero_method() -> Method:

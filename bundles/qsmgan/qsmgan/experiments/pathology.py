@@ -56,7 +56,7 @@ def pathology(
         near = _dilated(torch.stack([lesion for _, lesion in lesions]).any(0), NEAR) & case.mask
         maps = {}
         for method in bench.methods(noise_ppm, methods, slow=number < slow_heads):
-            estimate = maps[method.name] = method.estimate(case)
+            estimate = maps[method.name] = bench.estimate(method, case)[0]
             common = {"head": str(number), "method": method.name}
             rows += [
                 {

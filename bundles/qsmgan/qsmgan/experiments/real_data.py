@@ -19,7 +19,6 @@ from ..start import demeaned
 from . import charts
 from .bench import Bench
 from .case import Case
-from .scores import measured
 
 METHODS = ("tkd", "tikhonov", "l2_gradient", "tv", "ilsqr", "medi", "medi_no_magnitude", "unet", "qsmgan", "paper")
 
@@ -50,7 +49,7 @@ def real_data(
     maps: dict[str, Tensor] = {}
     rows: list[Row] = []
     for method in bench.methods(noise_ppm, methods):
-        estimate, costs = measured(lambda method=method: method.estimate(case))  # type: ignore[misc]
+        estimate, costs = bench.estimate(method, case)
         maps[method.name] = estimate = demeaned(estimate, case.mask)
         low, high = estimate[case.mask].quantile(torch.tensor([0.05, 0.95])).tolist()
         rows.append({

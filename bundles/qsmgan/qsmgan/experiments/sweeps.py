@@ -15,7 +15,7 @@ from . import charts
 from .bench import Bench
 from .case import Case, Triple, means
 from .heads import draw_head
-from .scores import measured, scores
+from .scores import scores
 
 METHODS = ("tkd", "l2_gradient", "tv", "unet", "qsmgan", "paper")
 COLUMNS = ("nrmse", "detrended_nrmse", "slope", "hfen", "xsim")
@@ -127,7 +127,7 @@ def _rows(bench: Bench, column: str, cases: Iterable[tuple[float | str, Case]], 
     rows = []
     for value, case in tqdm(cases, desc=column):
         for method in bench.methods(case.noise, methods):
-            estimate, costs = measured(lambda method=method, case=case: method.estimate(case))  # type: ignore[misc]
+            estimate, costs = bench.estimate(method, case)
             found = scores(estimate, case.truth, case.mask, COLUMNS)
             rows.append({column: value, "method": method.name, **found, "cpu_seconds": costs["cpu_seconds"]})
     return rows

@@ -52,7 +52,7 @@ def tuning(
             errors, factors, scaled = [], [], []
             for head in heads:
                 case = head.measure(noise, bench.seed + NOISE_SEED)
-                estimate = method.estimate(case)
+                estimate = bench.estimate(method, case)[0]
                 factor = best_factor(estimate, case.truth, case.mask)
                 errors.append(scores(estimate, case.truth, case.mask, ["nrmse"])["nrmse"])
                 scaled.append(scores(factor * estimate, case.truth, case.mask, ["nrmse"])["nrmse"])

@@ -59,7 +59,7 @@ def wrong_mask(
     for name, case in tqdm(cases.items(), desc="wrong mask"):
         inside = counted(case.mask, right, away_mm)
         for method in bench.methods(noise_ppm, methods):
-            estimate = method.estimate(case)
+            estimate = bench.estimate(method, case)[0]
             reference.setdefault(method.name, estimate)
             rows.append({
                 "mask": name, "method": method.name, **scores(estimate, truth, inside, ["nrmse", "slope"]),
