@@ -10,6 +10,7 @@ import torch
 from qsmgan.adversarial import AdversarialUpdate
 from qsmgan.loss import SusceptibilityLoss, gradient_penalty, sobel_kernels
 from qsmgan.network import Critic, Generator
+from qsmgan.start import CHANNELS
 from torch import Tensor, nn
 from torch.nn.functional import conv3d
 
@@ -20,7 +21,7 @@ def volumes(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("crop", "channels"), [(8, ("field",)), (4, ("field", "start", "residual", "correction", "magnitude"))])
+@pytest.mark.parametrize(("crop", "channels"), [(8, ("field",)), (4, CHANNELS)])
 def test_output_is_the_middle_of_the_input(crop: int, channels: tuple[str, ...]) -> None:
     network = Generator(channels, width=4, crop=crop)
     image = 0.01 * volumes(2, len(channels), 32, 40, 24)

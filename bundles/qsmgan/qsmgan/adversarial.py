@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys
-from torch import Tensor, nn
+from torch import Tensor
 
 from .loss import gradient_penalty
+from .network import Critic
 
 
 class AdversarialUpdate:
@@ -35,7 +36,7 @@ class AdversarialUpdate:
 
     def __init__(
         self,
-        critic: nn.Module,
+        critic: Critic,
         critic_optimizer: torch.optim.Optimizer,
         adversarial_weight: float = 0.01,
         penalty_weight: float = 10.0,

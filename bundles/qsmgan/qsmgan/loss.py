@@ -10,6 +10,8 @@ from torch.nn.functional import conv3d
 
 from physics.dipole import field_from_susceptibility
 
+from .network import Critic
+
 TYPICAL = 0.02  # [ppm] added to the RMS of a sample before it divides the errors: a flat patch is not all that counts
 
 
@@ -30,6 +32,8 @@ class SusceptibilityLoss(nn.Module):
     Raises:
         ValueError: if a weight is negative, or all are zero.
     """
+
+    sobel: Tensor
 
     def __init__(
         self,
@@ -88,7 +92,7 @@ def sobel_kernels() -> Tensor:
     return torch.stack([torch.einsum("i,j,k->ijk", *lines) for lines in axes])[:, None]
 
 
-def gradient_penalty(critic: nn.Module, true: Tensor, made: Tensor, field: Tensor, share: Tensor) -> Tensor:
+def gradient_penalty(critic: Critic, true: Tensor, made: Tensor, field: Tensor, share: Tensor) -> Tensor:
     """Mean squared deviation of the critic's slope from 1 between true and generated maps.
 
     Args:
@@ -103,7 +107,7 @@ def gradient_penalty(critic: nn.Module, true: Tensor, made: Tensor, field: Tenso
 
     Source: Gulrajani et al., Improved training of Wasserstein GANs (2017), equation 3.
     """
-    scale = critic.scales.flatten()[0]  # type: ignore[union-attr, operator]
+    scale = critic.scales.flatten()[0]
     weight = share[:, None, None, None, None]
     mixed = ((weight * true + (1.0 - weight) * made) * scale).detach().requires_grad_(True)
     scores = critic(mixed / scale, field)

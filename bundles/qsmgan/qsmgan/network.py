@@ -36,6 +36,8 @@ class Generator(nn.Module):
         ValueError: if an option is none of its choices.
     """
 
+    scales: Tensor
+
     def __init__(
         self,
         channels: Sequence[str] = CHANNELS,
@@ -63,9 +65,10 @@ class Generator(nn.Module):
         self.pool = nn.AvgPool3d(2)
         self.up = nn.ModuleList(nn.ConvTranspose3d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
         self.merge = nn.ModuleList(_double(2 * w, w, normalisation) for w in reversed(widths[:-1]))
-        self.head = nn.Sequential(nn.Conv3d(width, width, 1), nn.LeakyReLU(SLOPE), nn.Conv3d(width, 1, 1))
+        last = nn.Conv3d(width, 1, 1)
+        self.head = nn.Sequential(nn.Conv3d(width, width, 1), nn.LeakyReLU(SLOPE), last)
         self.apply(_initialise)
-        nn.init.normal_(self.head[-1].weight, std=0.01)  # it starts from the starting map
+        nn.init.normal_(last.weight, std=0.01)  # it starts from the starting map
 
     def forward(self, image: Tensor) -> Tensor:
         """Estimate the susceptibility.
@@ -106,6 +109,8 @@ class Critic(nn.Module):
         width: feature maps of the first block, doubled at each of the next.
         blocks: number of blocks, each of which halves the side.
     """
+
+    scales: Tensor
 
     def __init__(self, width: int = 8, blocks: int = 4) -> None:
         super().__init__()
