@@ -27,6 +27,7 @@ def tv_admm(
     magnitude: Tensor | None = None,
     *,
     regularisation: float = 3e-4,
+    edge_fraction: float = 0.0,
     iterations: int = 30,
     tolerance: float = 1e-3,
     report: Report | None = None,
@@ -47,6 +48,8 @@ def tv_admm(
         mask: bool ``[..., X, Y, Z]``; None for the whole volume.
         magnitude: weights ``[..., X, Y, Z]``, any unit; None for equal ones.
         regularisation: weight of TV [ppm mm].
+        edge_fraction: part of the differences inside the mask that are not penalised, those where the magnitude changes
+            most, 0 to below 1; of no effect without magnitude.
         iterations: largest number of steps.
         tolerance: stops when a step changes the map by less than this share of its norm.
         report: called after each step.
@@ -65,7 +68,9 @@ def tv_admm(
     check_number(regularisation, "regularisation")
     check_iterations(iterations, tolerance)
     problem = prepare(field, voxel_size, b0_direction, mask, magnitude, kernel=kernel, padding=padding)
-    solver = _Solver(problem, regularisation)
+    if not 0 <= edge_fraction < 1:
+        raise ValueError(f"edge_fraction must be at least 0 and less than 1, got {edge_fraction}")
+    solver = _Solver(problem, regularisation, edge_fraction)
     chi, before = problem.field, None
     for number in range(1, iterations + 1):
         chi = solver.step()
@@ -86,7 +91,7 @@ class _Solver:
     multipliers.
     """
 
-    def __init__(self, problem: Problem, regularisation: float) -> None:
+    def __init__(self, problem: Problem, regularisation: float, edge_fraction: float) -> None:
         self.problem = problem
         shape = (*problem.field.shape[:-3], *problem.grid)
         penalty = _GRADIENT_PENALTY * regularisation
@@ -102,8 +107,10 @@ class _Solver:
         self.inside = torch.zeros(shape, dtype=torch.bool, device=problem.field.device)
         problem.crop(self.inside).copy_(problem.mask)
         # Only differences between two voxels of the mask are penalised.
-        pairs = [self.inside & self.inside.roll(-1, axis - 3) for axis in range(3)]
-        self.threshold = torch.stack(pairs).to(problem.field) * (regularisation / penalty)
+        pairs = torch.stack([self.inside & self.inside.roll(-1, axis - 3) for axis in range(3)])
+        if problem.magnitude is not None and edge_fraction > 0:
+            pairs &= ~self._edges(problem.magnitude, pairs, edge_fraction)
+        self.threshold = pairs.to(problem.field) * (regularisation / penalty)
         self.gradient = problem.field.new_zeros(3, *shape)
         self.gradient_multiplier = problem.field.new_zeros(3, *shape)
         self.support = problem.field.new_zeros(shape)
@@ -111,6 +118,21 @@ class _Solver:
         self.target = problem.field.new_zeros(shape)
         problem.crop(self.target).copy_(problem.field)
         self.field_multiplier = problem.field.new_zeros(shape)
+
+    def _edges(self, magnitude: Tensor, pairs: Tensor, fraction: float) -> Tensor:
+        """Where the magnitude changes more than in the rest of the pairs of the same volume ``[3, ..., X, Y, Z]``."""
+        shown = torch.zeros_like(self.inside, dtype=magnitude.dtype)
+        self.problem.crop(shown).copy_(magnitude)
+        steps = [(shown.roll(-1, axis - 3) - shown).abs_() / size for axis, size in enumerate(self.problem.voxel_size)]
+        changes, inside = (  # [volumes, 3, X, Y, Z]
+            values.reshape(3, -1, *self.problem.grid).transpose(0, 1) for values in (torch.stack(steps), pairs)
+        )
+        levels = []
+        for change, counted in zip(changes, inside, strict=True):
+            values = change[counted]
+            levels.append(values.kthvalue(max(1, round((1 - fraction) * len(values)))).values)
+        edges = changes > torch.stack(levels)[:, None, None, None, None]
+        return edges.transpose(0, 1).reshape(pairs.shape)
 
     def step(self) -> Tensor:
         """One step; returns the map on the padded grid."""

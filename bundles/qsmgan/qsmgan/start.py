@@ -18,6 +18,7 @@ from physics.dipole_inversion import tv_admm
 CHANNELS = ("field", "start", "residual", "correction", "magnitude")
 ITERATIONS = 25
 REGULARISATION = 3e-4  # [ppm mm], of the total variation
+EDGE_FRACTION = 0.15  # of the differences, where the magnitude has its edges
 
 
 def starting_map(
@@ -27,12 +28,12 @@ def starting_map(
     voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
     b0_direction: Sequence[float] = (0.0, 0.0, 1.0),
 ) -> Tensor:
-    """Susceptibility by a few iterations of total-variation regularisation.
+    """Susceptibility by a few iterations of total-variation regularisation that knows the edges of the magnitude.
 
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm].
         mask: where it is known ``[..., X, Y, Z]``, boolean.
-        magnitude: weight of the field ``[..., X, Y, Z]`` in any unit; None or all 0 for equal weights.
+        magnitude: ``[..., X, Y, Z]`` in any unit, weight of the field; None or all 0 for equal weights and no edges.
         voxel_size: [mm].
         b0_direction: unit vector in voxel axes.
 
@@ -50,6 +51,7 @@ def starting_map(
         mask,
         weight,
         regularisation=REGULARISATION,
+        edge_fraction=EDGE_FRACTION,
         iterations=ITERATIONS,
         tolerance=0.0,  # the network has learnt to go on from this number of iterations
     )
