@@ -13,9 +13,10 @@ from physics.dipole_inversion.iteration import Iteration, Report
 
 __all__ = ["tv_admm"]
 
-_GRADIENT_PENALTY = 60.0  # of the ADMM, times the regularisation [1/ppm]
-_FIELD_PENALTY = 0.03  # of the ADMM, relative to a data weight of 1
-_SUPPORT_PENALTY = 5e-4  # of the ADMM, likewise
+_GRADIENT_PENALTY = 0.03  # of the ADMM [mm^2]
+_FIELD_PENALTY = 0.2  # of the ADMM, relative to a data weight of 1
+_SUPPORT_PENALTY = 0.005  # of the ADMM, likewise
+_RELAXATION = 1.7  # of the ADMM, between 1 and 2
 _LARGEST_WEIGHT = 4.0  # of the data: a bright voxel must not decide for its neighbours
 
 
@@ -28,7 +29,7 @@ def tv_admm(
     *,
     regularisation: float = 3e-4,
     edge_fraction: float = 0.0,
-    iterations: int = 30,
+    iterations: int = 15,
     tolerance: float = 1e-3,
     report: Report | None = None,
     kernel: str = "exact",
@@ -36,10 +37,11 @@ def tv_admm(
 ) -> Tensor:
     """Total variation: minimises ``|W (D chi - field)|^2 / 2 + regularisation TV(chi)`` by ADMM.
 
-    TV is the sum over the voxels of the length of the gradient. W is 0 outside the mask, where the field is not known,
+    TV is the sum of the moduli of the differences along the axes. W is 0 outside the mask, where the field is unknown,
     and 1 inside, or the magnitude relative to its mean (at most 2), since the noise of the field goes with its inverse.
     Sources are sought inside the mask only, and differences across its border are not penalised. The field of the map,
-    its gradient and its support are split from it: each step is one filter in k-space and pointwise operations.
+    its gradient and its support are split from it: each step is one filter in k-space and pointwise operations. It
+    starts from the L2 gradient inversion. Volumes of a batch are inverted one after the other, each as if alone.
 
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm], float32 or float64.
@@ -52,7 +54,7 @@ def tv_admm(
             most, 0 to below 1; of no effect without magnitude.
         iterations: largest number of steps.
         tolerance: stops when a step changes the map by less than this share of its norm.
-        report: called after each step.
+        report: called after each step of each volume.
         kernel: ``"exact"`` or ``"kspace"``.
         padding: grid of the inversion over that of the field, at least 1.
 
@@ -63,117 +65,141 @@ def tv_admm(
         ValueError: if regularisation is not positive, and as all inversions for bad input (see ``prepare``).
 
     Source: Bilgic et al., Magn Reson Med 72:1444 (2014), ADMM; Milovic et al., Magn Reson Med 80:814 (2018), the
-    splitting of the weighted field.
+    splitting of the weighted field; Boyd et al., Found Trends Mach Learn 3:1 (2011), section 3.4.3, over-relaxation.
     """
     check_number(regularisation, "regularisation")
     check_iterations(iterations, tolerance)
-    problem = prepare(field, voxel_size, b0_direction, mask, magnitude, kernel=kernel, padding=padding)
     if not 0 <= edge_fraction < 1:
         raise ValueError(f"edge_fraction must be at least 0 and less than 1, got {edge_fraction}")
-    solver = _Solver(problem, regularisation, edge_fraction)
-    chi, before = problem.field, None
-    for number in range(1, iterations + 1):
-        chi = solver.step()
-        inside = problem.crop(chi) * problem.mask
-        change = math.inf if before is None else float((inside - before).norm() / inside.norm().clamp(min=1e-30))
-        before = inside
-        if report is not None:
-            report(Iteration("tv_admm", number, iterations, change))
-        if change < tolerance:
-            break
-    return problem.finish(problem.crop(chi))
+    problem = prepare(field, voxel_size, b0_direction, mask, magnitude, kernel=kernel, padding=padding)
+    weight = problem.mask.to(field.dtype) if problem.magnitude is None else problem.magnitude
+    shape = field.shape[-3:]
+    parts = (problem.field, problem.mask.expand(field.shape), weight.expand(field.shape))
+    chi = [
+        _Solver(problem, regularisation, edge_fraction, *volume).solve(iterations, tolerance, report)
+        for volume in zip(*(part.reshape(-1, *shape) for part in parts), strict=True)
+    ]
+    return problem.finish(torch.stack(chi).reshape(field.shape))
 
 
 class _Solver:
-    """State of the ADMM: gradient, field and support split from the map, with their scaled multipliers.
+    """ADMM for one volume, with gradient, field and support split from the map.
 
-    What the next filter is fed with, each split variable minus its multiplier, is all that is kept beside the
-    multipliers.
+    A split variable z stands for some ``A chi``. In scaled form v = relaxed ``A chi`` + multiplier, z = prox(v) and the
+    next multiplier is v - z. Only v is kept: z follows from it, and the filter is fed with ``2 z - v``.
     """
 
-    def __init__(self, problem: Problem, regularisation: float, edge_fraction: float) -> None:
-        self.problem = problem
-        shape = (*problem.field.shape[:-3], *problem.grid)
-        penalty = _GRADIENT_PENALTY * regularisation
-        weight = problem.mask.to(problem.field) if problem.magnitude is None else problem.magnitude
-        weight = weight.square().clamp(max=_LARGEST_WEIGHT)
-        self.data = problem.field * (weight / (weight + _FIELD_PENALTY))
-        self.keep = _FIELD_PENALTY / (weight + _FIELD_PENALTY)
-        energy = gradient_energy(problem.grid, problem.voxel_size, problem.kernel)
-        below = penalty * energy + _FIELD_PENALTY * problem.kernel.square() + _SUPPORT_PENALTY
-        self.from_map = 1.0 / below
-        self.from_field = _FIELD_PENALTY * problem.kernel / below
-        self.penalty = penalty
-        self.inside = torch.zeros(shape, dtype=torch.bool, device=problem.field.device)
-        problem.crop(self.inside).copy_(problem.mask)
-        # Only differences between two voxels of the mask are penalised.
-        pairs = torch.stack([self.inside & self.inside.roll(-1, axis - 3) for axis in range(3)])
-        if problem.magnitude is not None and edge_fraction > 0:
-            pairs &= ~self._edges(problem.magnitude, pairs, edge_fraction)
-        self.threshold = pairs.to(problem.field) * (regularisation / penalty)
-        self.gradient = problem.field.new_zeros(3, *shape)
-        self.gradient_multiplier = problem.field.new_zeros(3, *shape)
-        self.support = problem.field.new_zeros(shape)
-        self.support_multiplier = problem.field.new_zeros(shape)
-        self.target = problem.field.new_zeros(shape)
-        problem.crop(self.target).copy_(problem.field)
-        self.field_multiplier = problem.field.new_zeros(shape)
+    def __init__(
+        self,
+        problem: Problem,
+        regularisation: float,
+        edge_fraction: float,
+        field: Tensor,
+        mask: Tensor,
+        magnitude: Tensor,
+    ) -> None:
+        self.problem, self.mask = problem, mask
+        kernel = problem.kernel
+        energy = gradient_energy(problem.grid, problem.voxel_size, kernel).mul_(_GRADIENT_PENALTY)
+        start = energy + kernel.square()
+        start[0, 0, 0] = math.inf  # no constant
+        self.spectrum = problem.transform(field).mul_(kernel).div_(start)
+        self.below = energy.add_(kernel.square(), alpha=_FIELD_PENALTY).add_(_SUPPORT_PENALTY)
+        self.keep = _FIELD_PENALTY / (magnitude.square().clamp_(max=_LARGEST_WEIGHT) + _FIELD_PENALTY)
+        self.data = (1 - self.keep) * field
+        self.work, self.value, self.target = (field.new_zeros(problem.grid) for _ in range(3))
+        self.inside = torch.zeros(problem.grid, dtype=torch.bool, device=field.device)
+        problem.crop(self.inside).copy_(mask)
+        # Only differences between two voxels of the mask are penalised. They are not divided by the voxel size d: their
+        # bound takes it once, and the weight of the adjoint twice.
+        bound = regularisation / _GRADIENT_PENALTY
+        penalised = torch.stack([self.inside & self.inside.roll(-1, axis) for axis in range(3)])
+        if edge_fraction > 0:
+            penalised &= ~self._edges(magnitude, penalised, edge_fraction)
+        self.bounds = [
+            pairs.to(field.dtype).mul_(bound * d) for pairs, d in zip(penalised, problem.voxel_size, strict=True)
+        ]
+        self.gradient = [torch.zeros_like(self.work) for _ in range(3)]
+        self.support = torch.zeros_like(self.work)
+        self.field = problem.padded(self.spectrum * kernel)
 
     def _edges(self, magnitude: Tensor, pairs: Tensor, fraction: float) -> Tensor:
-        """Where the magnitude changes more than in the rest of the pairs of the same volume ``[3, ..., X, Y, Z]``."""
-        shown = torch.zeros_like(self.inside, dtype=magnitude.dtype)
+        """Where the magnitude changes more than in the rest of the pairs ``[3, X, Y, Z]``."""
+        shown = torch.zeros_like(self.work)
         self.problem.crop(shown).copy_(magnitude)
-        steps = [(shown.roll(-1, axis - 3) - shown).abs_() / size for axis, size in enumerate(self.problem.voxel_size)]
-        changes, inside = (  # [volumes, 3, X, Y, Z]
-            values.reshape(3, -1, *self.problem.grid).transpose(0, 1) for values in (torch.stack(steps), pairs)
+        changes = torch.stack(
+            [(shown.roll(-1, axis) - shown).abs_() / d for axis, d in enumerate(self.problem.voxel_size)]
         )
-        levels = []
-        for change, counted in zip(changes, inside, strict=True):
-            values = change[counted]
-            levels.append(values.kthvalue(max(1, round((1 - fraction) * len(values)))).values)
-        edges = changes > torch.stack(levels)[:, None, None, None, None]
-        return edges.transpose(0, 1).reshape(pairs.shape)
+        values = changes[pairs]
+        return changes > values.kthvalue(max(1, round((1 - fraction) * len(values)))).values
 
-    def step(self) -> Tensor:
-        """One step; returns the map on the padded grid."""
-        problem = self.problem
-        wanted = _adjoint_gradient(self.gradient, problem.voxel_size).mul_(self.penalty)
-        spectrum = problem.transform(wanted.add_(self.support, alpha=_SUPPORT_PENALTY)) * self.from_map
-        spectrum += problem.transform(self.target) * self.from_field
-        chi = problem.padded(spectrum)
-        self._shrink(chi)
-        self._confine(chi)
-        self._fit(problem.padded(spectrum * problem.kernel))
-        return chi
+    def solve(self, iterations: int, tolerance: float, report: Report | None) -> Tensor:
+        """Map ``[X, Y, Z]``."""
+        chi = self.problem.padded(self.spectrum)
+        for number in range(1, iterations + 1):
+            before = self.problem.crop(chi) * self.mask
+            # at first there are no multipliers that could be relaxed
+            self._step(chi, _RELAXATION if number > 1 else 1.0, fit=number > 1)
+            chi = self.problem.padded(self.spectrum)
+            if report is not None or tolerance > 0:
+                inside = self.problem.crop(chi) * self.mask
+                change = float(before.sub_(inside).norm() / inside.norm().clamp(min=1e-30))
+                if report is not None:
+                    report(Iteration("tv_admm", number, iterations, change))
+                if change < tolerance:
+                    break
+        return self.problem.crop(chi)
 
-    def _shrink(self, chi: Tensor) -> None:
-        """Shorten the gradient of the map; its multiplier keeps what was cut off."""
-        for axis, size in enumerate(self.problem.voxel_size):
-            self.gradient_multiplier[axis] += torch.sub(chi.roll(-1, axis - 3), chi).div_(size)
-        cut = torch.minimum(torch.maximum(self.gradient_multiplier, -self.threshold), self.threshold)
-        torch.sub(self.gradient_multiplier, cut, alpha=2.0, out=self.gradient)
-        self.gradient_multiplier = cut
+    def _step(self, chi: Tensor, factor: float, fit: bool) -> None:
+        self.target.zero_()
+        for axis, d in enumerate(self.problem.voxel_size):
+            self._shrink(chi, axis, factor, _GRADIENT_PENALTY / d**2)
+        self._confine(chi, factor)
+        if fit:
+            operated = self.problem.padded(self.spectrum * self.problem.kernel)
+            self.field.add_(operated.sub_(self._fitted()), alpha=factor)
+        fed = self._fitted().mul_(2).sub_(self.field)
+        self.spectrum = self.problem.transform(fed).mul_(self.problem.kernel).mul_(_FIELD_PENALTY)
+        self.spectrum.add_(self.problem.transform(self.target)).div_(self.below)
 
-    def _confine(self, chi: Tensor) -> None:
+    def _shrink(self, chi: Tensor, axis: int, factor: float, weight: float) -> None:
+        """Shortens the differences along one axis."""
+        argument, bound = self.gradient[axis], self.bounds[axis]
+        _difference(chi, axis, out=self.work)
+        torch.sub(argument, _clamped(argument, bound, out=self.value), out=self.value)
+        argument.add_(self.work.sub_(self.value), alpha=factor)
+        torch.sub(argument, _clamped(argument, bound, out=self.value), alpha=2, out=self.value)
+        _add_adjoint_difference(self.value, axis, weight, out=self.target)
+
+    def _confine(self, chi: Tensor, factor: float) -> None:
         """No sources outside of the mask."""
-        moved = self.support_multiplier.add_(chi)
-        self.support = torch.where(self.inside, moved, 0.0)
-        self.support_multiplier = torch.where(self.inside, 0.0, moved)
-        self.support = self.support - self.support_multiplier
+        torch.mul(self.support, self.inside, out=self.value)
+        self.support.add_(torch.sub(chi, self.value, out=self.work), alpha=factor)
+        torch.mul(self.support, self.inside, out=self.value)
+        self.target.add_(self.value.mul_(2).sub_(self.support), alpha=_SUPPORT_PENALTY)
 
-    def _fit(self, field: Tensor) -> None:
-        """Bring the field nearer to the data, by their weight; outside of the volume there are none."""
-        moved = field.add_(self.field_multiplier)
-        self.target = moved.clone()
-        inner = self.problem.crop(self.target)
-        inner.copy_(torch.addcmul(self.data, inner, self.keep))
-        self.field_multiplier = moved.sub_(self.target)
-        self.target = self.target - self.field_multiplier
+    def _fitted(self) -> Tensor:
+        """The field between that of the map and the data, by their weight; where there are none, that of the map."""
+        self.value.copy_(self.field)
+        self.problem.crop(self.value).mul_(self.keep).add_(self.data)
+        return self.value
 
 
-def _adjoint_gradient(vectors: Tensor, voxel_size: Sequence[float]) -> Tensor:
-    """Adjoint of the periodic forward difference: ``[3, ..., X, Y, Z]`` to ``[..., X, Y, Z]``."""
-    total = torch.zeros_like(vectors[0])
-    for axis, size in enumerate(voxel_size):
-        total.add_(vectors[axis].roll(1, axis - 3).sub_(vectors[axis]), alpha=1.0 / size)
-    return total
+def _clamped(values: Tensor, bound: Tensor, out: Tensor) -> Tensor:
+    torch.minimum(values, bound, out=out)
+    return torch.maximum(out, bound.neg(), out=out)
+
+
+def _difference(volume: Tensor, axis: int, out: Tensor) -> None:
+    """Periodic forward difference of ``[PX, PY, PZ]`` along one axis."""
+    n = volume.shape[axis]
+    torch.sub(volume.narrow(axis, 1, n - 1), volume.narrow(axis, 0, n - 1), out=out.narrow(axis, 0, n - 1))
+    torch.sub(volume.select(axis, 0), volume.select(axis, n - 1), out=out.select(axis, n - 1))
+
+
+def _add_adjoint_difference(values: Tensor, axis: int, weight: float, out: Tensor) -> None:
+    """Adds ``weight`` times the adjoint of :func:`_difference`."""
+    n = values.shape[axis]
+    out.sub_(values, alpha=weight)
+    out.narrow(axis, 1, n - 1).add_(values.narrow(axis, 0, n - 1), alpha=weight)
+    out.select(axis, 0).add_(values.select(axis, n - 1), alpha=weight)

@@ -16,7 +16,7 @@ from physics.dipole import field_from_susceptibility, susceptibility_adjoint
 from physics.dipole_inversion import tv_admm
 
 CHANNELS = ("field", "start", "residual", "correction", "magnitude")
-ITERATIONS = 25
+ITERATIONS = 10
 REGULARISATION = 3e-4  # [ppm mm], of the total variation
 EDGE_FRACTION = 0.15  # of the differences, where the magnitude has its edges
 
