@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## every bundle that is ready, or BUNDLE=name, on simulated scans of real anatomy
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/demo.py $(ONE)
+	$(BIN)/python scripts/demo.py $(ONE)
 
 # One thread a process: small convolutions on two busy cores are many times slower with two.
 test: $(STAMP) ## the tests, in parallel
@@ -50,7 +50,7 @@ benchmark: $(STAMP) ## speed of physics, classical methods and networks of every
 	$(BIN)/python scripts/benchmark.py $(ONE) $(ARGS)
 
 docs: $(STAMP) ## picture of the README, model cards and metadata, from the results there are
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/demo.py --output build/demo --picture docs/overview.png
+	$(BIN)/python scripts/demo.py --output build/demo --picture docs/overview.png
 	$(BIN)/python scripts/write_docs.py
 
 check: $(STAMP) ## check every bundle, or BUNDLE=name

@@ -226,7 +226,7 @@ def network(train: dict[str, Any]) -> Any:
 
     torch.manual_seed(SEED)
     generator = Generator(train["channels"], train["width"], crop=train["crop"])
-    return generator.to(memory_format=torch.channels_last_3d)
+    return generator.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def inference(settings: Settings) -> Iterator[Row]:

@@ -115,15 +115,20 @@ def as_text(command: Sequence[str]) -> str:
     return " ".join(f"\\\n    {part}" if part.startswith("--") else part for part in map(shlex.quote, command))
 
 
-def run_inference(command: list[str]) -> None:
+def run_inference(command: list[str], threads: int = 1) -> None:
     """Run the command from the root of the file system, as proof that it needs no working directory.
+
+    Args:
+        command: what to run.
+        threads: how many, where the environment does not say it.
 
     Raises:
         SystemExit: if it fails; it has said why.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     # MONAI warns in every run that configs are code; these are our own.
-    environment |= {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", "1")}
+    environment |= {"PYTHONWARNINGS": "ignore", "OMP_WAIT_POLICY": "passive"}
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
     done = subprocess.run(command, cwd="/", env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"the inference ended with status {done.returncode}")

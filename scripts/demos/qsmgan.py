@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ SNR = 60.0  # of the first echo: its mean over the standard deviation of the noi
 AMPLITUDE = 2000.0  # mean of the first echo in the stored integers
 PHASE_STEPS = 4096  # stored value of pi, as Siemens has it
 SINUS_PPM, SINUS_MM, SINUS_GAP_MM = 9.4, 12.0, 4.0  # air below the front of the brain: chi, radius, distance
-SHIM_PPM = 0.3  # what the shim has left, from one end of the head to the other
+SHIM_PPM = 0.8  # what the shim has left, from one end of the head to the other
 COIL_PHASE = 0.7  # [rad], of all echoes alike
 STRUCTURES = ("pallidum", "putamen", "substantia nigra", "red nucleus", "caudate", "vein", "thalamus", "white matter")
 SHOWN_PPM, ERROR_PPM, FIELD_PPM = 0.15, 0.1, 0.05  # ends of the scales of the picture
@@ -208,7 +209,7 @@ def show(context: Context) -> Outcome:
     options = {"weights": str(context.models / "model.pt")} if context.models else {}
     command = inference_command("qsmgan", ["inference.json"], output / "scans", maps, options)
     say(f"mapping the susceptibility, as you would with scans of your own:\n\n{as_text(command)}\n")
-    run_inference(command)
+    run_inference(command, threads=os.cpu_count() or 1)  # volumes, not slices: threads pay
     folder = maps / SUBJECT
     places = {"susceptibility map": folder, "report": folder / "report.html", "truth": output / "truth"}
     return Outcome(table(*compare(scan, folder)), places, lambda: [_row(scan, folder)])
