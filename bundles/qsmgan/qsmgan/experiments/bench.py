@@ -103,10 +103,11 @@ class Bench(ResultBench):
 
     def tuned(self, name: str, noise: float) -> Row | None:
         """What ``tuning`` found for a method at the closest noise level, or None before it was run."""
-        rows = [row for row in self._tuning() if row["method"] == name and row["best"]]
+        rows = [row for row in self.tuning_rows() if row["method"] == name and row["best"]]
         return min(rows, key=lambda row: abs(math.log(row["noise_ppm"] / noise))) if rows and noise > 0 else None
 
-    def _tuning(self) -> list[Row]:
+    def tuning_rows(self) -> list[Row]:
+        """All that ``tuning`` has tried, nothing before it was run."""
         path = Path(self.output_dir) / "results" / f"{TUNING}.json"
         return json.loads(path.read_text("utf-8"))["rows"] if path.is_file() else []
 

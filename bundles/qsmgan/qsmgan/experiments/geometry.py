@@ -18,7 +18,7 @@ from shared_transforms.inferers import ContextTileInferer
 
 from ..start import demeaned, network_input
 from .bench import Bench
-from .case import Case, Head, Triple, means
+from .case import ALONG_Z, Case, Head, Triple, means
 from .heads import draw_head
 from .methods import NETWORKS
 from .scores import measured
@@ -26,6 +26,8 @@ from .scores import measured
 HEAD = 40  # of the test split
 CLASSICAL_PERCENT, NETWORK_PERCENT, TILES_PERCENT = 1.0, 10.0, 1.0
 SMOOTH_MM = 2.0  # of the head whose map is compared on several grids: voxels hold all of it
+DEEP = 4  # voxels below the surface of the brain
+ROOM = 1.15  # diameter of the ball around a head over its longest side
 
 
 @torch.no_grad()
@@ -112,8 +114,9 @@ def equivariance(
         angle: of the oblique grid [degrees].
         scale: size of the head relative to others.
     """
-    head = draw_head(bench, HEAD, scale=scale).cut(margin=8, multiple=4)
-    noisy, smooth = head.measure(noise_ppm, bench.seed), smoothed(head)
+    head = draw_head(bench, HEAD, scale=scale)
+    noisy = head.measure(noise_ppm, bench.seed)
+    smooth, brain = in_a_ball(head)
     views: dict[str, tuple[Case, Case, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {}
     for axis, name in enumerate("xyz"):
         views[f"flip {name}"] = (noisy, flipped(noisy, axis), lambda map_, a=axis: map_.flip(a), _same)  # type: ignore[misc]
@@ -128,7 +131,7 @@ def equivariance(
     for method in tqdm(bench.methods(noise_ppm, methods), desc="equivariance"):
         on_first = {id(case): bench.estimate(method, case)[0] for case in (noisy, smooth)}
         for view, (first, other, back, shrink) in views.items():
-            counted = shrink(deep(first.mask, 6 if first is smooth else 0))
+            counted = shrink(brain if first is smooth else first.mask)
             reference = demeaned(shrink(on_first[id(first)]), counted)
             found = demeaned(back(bench.estimate(method, other)[0]), counted)
             change = 100 * float((found - reference).norm() / reference.norm())
@@ -143,21 +146,17 @@ def equivariance(
     notes = [
         "Norm of the difference of two maps of one head over the norm of the first, over the mask. Flips and "
         f"permutations: noise {noise_ppm:g} ppm, the same numbers, all voxels. Oblique and anisotropic: the head is "
-        f"smoothed (SD {SMOOTH_MM:g} mm) and free of noise, so that both grids hold all of it; its field is computed "
-        "on each grid, the map brought back by cubic splines, and compared 6 voxels below the surface.",
+        f"smoothed (SD {SMOOTH_MM:g} mm) and free of noise, so that both grids hold all of it, and lies in a ball "
+        "whose field is known, so that the mask is the same on both; its field is computed on each grid, the map "
+        f"brought back by cubic splines, and compared {DEEP} voxels below the surface of the brain. What is left of "
+        "the oblique grid is the cone of k-space, which each grid samples at other places, and in TV the directions "
+        "it prefers.",
     ]
     return bench.write("equivariance", [*rows, *bench.absent(methods)], notes, targets)
 
 
 def _same(volume: Tensor) -> Tensor:
     return volume
-
-
-def deep(mask: Tensor, voxels: int) -> Tensor:
-    """What lies more than some voxels below the surface of the mask."""
-    if voxels == 0:  # scipy would go on until nothing changes
-        return mask
-    return torch.from_numpy(binary_erosion(mask.cpu().numpy(), iterations=voxels)).to(mask.device)
 
 
 def flipped(case: Case, axis: int) -> Case:
@@ -177,10 +176,17 @@ def _moved(case: Case, move: Callable[[Tensor], Tensor], b0: Triple) -> Case:
     return Case(field, magnitude, mask, truth, case.voxel_size, b0, case.noise)
 
 
-def smoothed(head: Head) -> Case:
-    """The head without what is smaller than a few voxels, and without noise."""
-    chi = torch.from_numpy(gaussian_filter(head.chi.cpu().numpy(), SMOOTH_MM)).to(head.chi)
-    return _noise_free(chi, head.mask, (1.0, 1.0, 1.0), (0.0, 0.0, 1.0))
+def in_a_ball(head: Head) -> tuple[Case, Tensor]:
+    """The head without noise and what is smaller than a few voxels, in a ball; and where it is compared."""
+    side = 4 * math.ceil(ROOM * max(head.chi.shape) / 4)
+    before = [(side - size) // 2 for size in head.chi.shape]
+    widths = [(first, side - size - first) for first, size in zip(before, head.chi.shape, strict=True)]
+    chi = gaussian_filter(np.pad(head.chi.cpu().numpy(), widths), SMOOTH_MM)
+    deep = binary_erosion(np.pad(head.mask.cpu().numpy(), widths), iterations=DEEP)
+    line = torch.arange(side) - (side - 1) / 2
+    ball = (line[:, None, None].square() + line[:, None].square() + line.square()).sqrt() < side / 2 - 1
+    case = _noise_free(torch.from_numpy(chi).to(head.chi), ball.to(head.mask.device), head.voxel_size, ALONG_Z)
+    return case, torch.from_numpy(deep).to(head.mask.device)
 
 
 def _noise_free(chi: Tensor, mask: Tensor, voxel_size: Triple, b0: Triple) -> Case:
@@ -205,10 +211,11 @@ def resample(volume: Tensor, matrix: np.ndarray) -> Tensor:
 
 
 def rotated(case: Case, matrix: np.ndarray) -> Case:
-    """The same head on an oblique grid, its field computed there."""
-    chi, mask = resample(case.truth, matrix), resample(case.mask.float(), matrix) > 0.5
+    """The same head and ball on an oblique grid, its field computed there."""
     b0 = matrix.T @ np.array(case.b0_direction)
-    return _noise_free(chi, mask, case.voxel_size, (float(b0[0]), float(b0[1]), float(b0[2])))
+    return _noise_free(
+        resample(case.truth, matrix), case.mask, case.voxel_size, (float(b0[0]), float(b0[1]), float(b0[2]))
+    )
 
 
 def coarse(case: Case, factors: tuple[int, int, int]) -> Case:

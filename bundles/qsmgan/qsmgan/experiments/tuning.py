@@ -32,7 +32,7 @@ def tuning(
 
     Args:
         bench: methods and output folder.
-        grid: method to its option and the values that are tried.
+        grid: method to its option and the values that are tried; methods that are not in it keep their earlier rows.
         noise_ppm: standard deviations of the field [ppm].
         slow_noise_ppm: those for iLSQR and MEDI.
         n_heads: number of heads of the validation split.
@@ -43,7 +43,7 @@ def tuning(
         (name, noise)
         for name in grid for noise in bench.pick(list(slow_noise_ppm if name in SLOW else noise_ppm), [0.003])
     ]  # fmt: skip
-    rows: list[Row] = []
+    rows: list[Row] = [row for row in bench.tuning_rows() if row["method"] not in grid]
     for name, noise in tqdm(cases, desc="tuning"):
         [(option, values)] = grid[name].items()
         found: list[Row] = []
