@@ -39,6 +39,7 @@ class Bench(ResultBench):
         cache_dir: folder that keeps the maps of the classical methods; None keeps none.
         size: of the simulated volumes [voxels of 1 mm].
         quick_size: that of a quick run.
+        scale: of heads and field of view relative to ``size``: a dipole field has no scale, and time is short.
     """
 
     networks: Mapping[str, nn.Module | None]
@@ -54,6 +55,7 @@ class Bench(ResultBench):
     cache_dir: str | Path | None = None
     size: tuple[int, int, int] = (160, 192, 160)
     quick_size: tuple[int, int, int] = (32, 40, 32)
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         self.quick = str(self.quick).lower() in ("true", "1")

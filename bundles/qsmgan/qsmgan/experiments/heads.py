@@ -38,9 +38,9 @@ def draw_head(
         voxel_size: [mm]; the field of view stays.
         margin_mm: by which the mask is larger (> 0) or smaller than the brain.
         pathology: as for :class:`..simulator.SusceptibilitySimulator`.
-        scale: of head and field of view.
+        scale: of head and field of view, beside that of the bench.
     """
-    scale = bench.pick(scale, 1.0)
+    scale = bench.pick(scale * bench.scale, 1.0)
     millimetres = [scale * length for length in bench.pick(bench.size, bench.quick_size)]
     sizes = [scale * size for size in bench.pick(SCALES, QUICK_SCALES)]
     simulator = SusceptibilitySimulator(
