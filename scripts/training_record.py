@@ -23,7 +23,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 RUN_FILE = "mlflow_run_id.txt"  # written by shared_transforms.tracking
 LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
-PATHS = ("weights", "resume", "tracking_uri")  # say nothing about the result
+PATHS = ("weights", "start_weights", "resume", "tracking_uri")  # say nothing about the result
 
 
 class RecordError(Exception):
@@ -54,7 +54,12 @@ class Run:
 
 
 def register(
-    run_dir: Path, bundle_dir: Path, name: str, given: Mapping[str, Any] | None = None, epoch: int | None = None
+    run_dir: Path,
+    bundle_dir: Path,
+    name: str,
+    given: Mapping[str, Any] | None = None,
+    epoch: int | None = None,
+    after: Path | None = None,
 ) -> Path:
     """Copy the best weights of a run, or those of an epoch, to ``models/<name>`` and write their record.
 
@@ -67,6 +72,7 @@ def register(
         name: name of the weights, the one a config of the bundle loads.
         given: ``seed``, ``commit``, ``hardware`` and ``log`` for a run without a record; they win over it.
         epoch: epoch whose weights are shipped, one of the checkpoints kept; None for the best.
+        after: output_dir of the training whose best weights this one went on from by ``finetune.json``.
 
     Returns:
         The record.
@@ -83,6 +89,9 @@ def register(
     content, count = _weights(run_dir / "checkpoints" / source, special.dispensable)
     epochs, steps = _progress(run_dir / "checkpoints")
     known = {key: value for key, value in (given or {}).items() if value is not None}
+    earlier = None if after is None else _earlier(after, bundle, training, known)
+    if earlier is not None:
+        training = [*training, "finetune.json"]
     run = _run(run_dir, known, _plain_values(bundle, training))
     record = {
         "weights": f"models/{name}",
@@ -102,6 +111,8 @@ def register(
         "values": run.values,
         "values_sha256": hashlib.sha256(json.dumps(run.values, sort_keys=True).encode()).hexdigest(),
     }
+    if earlier is not None:
+        record |= {"after": earlier, "recipe": f"{earlier['recipe']}, then from its weights {record['recipe']}"}
     target = bundle_dir / "docs" / "results" / f"training_{Path(name).stem}.json"
     for path, data in (
         (bundle_dir / "models" / name, content),
@@ -110,6 +121,24 @@ def register(
         with atomic_write(path) as file:
             file.write(data)
     return target
+
+
+def _earlier(run_dir: Path, bundle: Bundle, training: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a training whose weights are not shipped but gone on from."""
+    content, _ = _weights(run_dir / "checkpoints" / "model.pt", ())
+    epochs, steps = _progress(run_dir / "checkpoints")
+    run = _run(run_dir, given, _plain_values(bundle, training))
+    return {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "seed": run.seed,
+        "commit": run.commit,
+        "recipe": recipe(bundle, training, run.values),
+        "hardware": run.hardware,
+        "seconds": run.seconds,
+        "epochs": epochs,
+        "steps": steps,
+        "best_validation": run.best,
+    }
 
 
 def network_configs(bundle: Bundle, name: str) -> list[str]:

@@ -158,7 +158,7 @@ def simulation(settings: Settings) -> Iterator[Row]:
     from physics.dipole import field_from_susceptibility
     from shared_transforms.anatomy import sample_volumes
 
-    size, repeats = settings.scaled(SIMULATED, 16), settings.repeats
+    size, repeats = settings.scaled(SIMULATED, 48, 8), settings.repeats
     simulators = {
         name: SusceptibilitySimulator(size=(size,) * 3, phantom_share=share)
         for name, share in (("head", 0.0), ("phantom", 1.0))

@@ -1,0 +1,103 @@
+"""MONAI's own checks and exports of qsmgan, and what its shipped weights are worth."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundle_files import REPOSITORY
+from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from qsmgan.network import Generator
+from qsmgan.simulator import SusceptibilitySimulator
+
+from shared_transforms.anatomy import split_generator
+from shared_transforms.metrics import nrmse
+from shared_transforms.weights import load_weights
+
+ROOT = REPOSITORY / "bundles" / "qsmgan"
+OPTIONS = {
+    "meta_file": str(ROOT / "configs" / "metadata.json"),
+    "config_file": str(ROOT / "configs" / "inference.json"),
+}
+# The exporters of torch use what torch deprecates.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> Generator:
+    return load_weights(Generator(), ROOT / "models" / "model.pt").eval()
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict:
+    """A small held-out head: voxels of 2 mm, but for a dipole field they may as well be of 1 mm."""
+    simulator = SusceptibilitySimulator(
+        size=(64, 72, 64), head_scale=(0.45, 0.45), noise_ppm=(0.002, 0.002), phantom_share=0.0, magnitude_share=1.0
+    )
+    return simulator.simulate(simulator.draw(split_generator(5, split="test"), 1, "test"))
+
+
+def test_metadata_against_the_schema_offline(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"  # where the file is there, MONAI does not download it
+    shutil.copy(REPOSITORY / "scripts" / "metadata_schema.json", schema)
+    verify_metadata(meta_file=OPTIONS["meta_file"], filepath=str(schema))
+
+
+def test_network_takes_and_gives_what_the_metadata_say() -> None:
+    verify_net_in_out(net_id="network_def", device="cpu", **OPTIONS)
+
+
+def test_torchscript_gives_the_same_map_at_another_size(network: Generator, tmp_path: Path) -> None:
+    path = tmp_path / "model.ts"
+    ckpt_export(net_id="network_def", filepath=str(path), ckpt_file=str(ROOT / "models/model.pt"), **OPTIONS)
+    image = 0.01 * torch.randn(1, 5, 32, 40, 48)
+    with torch.no_grad():
+        assert torch.allclose(torch.jit.load(path)(image), network(image), atol=1e-6)
+
+
+def test_onnx_gives_the_same_map_at_another_size(network: Generator, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    axes = {0: "batch", 2: "x", 3: "y", 4: "z"}
+    onnx_export(
+        net_id="network_def", filepath=str(path), ckpt_file=str(ROOT / "models/model.pt"), use_trace=True,
+        input_shape=[1, 5, 32, 32, 32],
+        converter_kwargs={"dynamic_axes": {"image": axes, "pred": axes}, "input_names": ["image"],
+                          "output_names": ["pred"]},
+        **OPTIONS,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(str(path))
+    image = 0.01 * torch.randn(1, 5, 40, 32, 48)
+    with torch.no_grad():
+        expected = network(image).numpy()
+    [found] = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    assert np.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["unet.pt", "model.pt"])
+def test_shipped_weights_improve_on_the_map_they_start_from(name: str, sample: dict) -> None:
+    generator = load_weights(Generator(), ROOT / "models" / name).eval()
+    image, label, crop = sample["image"], sample["label"], generator.crop
+    with torch.no_grad():
+        estimate = generator(torch.nn.functional.pad(image, (crop,) * 6))[0, 0]
+    truth, mask = label["parameters"][0, 0], label["mask"][0, 0]
+    before, after = (nrmse(values, truth, mask).item() for values in (image[0, 1], estimate))
+    assert after < 0.97 * before
+
+
+def test_evaluation_of_the_shipped_weights(tmp_path: Path) -> None:
+    run = ConfigWorkflow(
+        config_file=[str(ROOT / "configs" / name) for name in ("train.json", "evaluate.json")],
+        workflow_type="train", logging_file=False, bundle_root=str(ROOT), output_dir=str(tmp_path),
+        validation_volumes=1, validation_batches=1, volume_size=[64, 64, 64],
+    )  # fmt: skip
+    run.initialize()
+    run.run()
+    metrics = run.parser.get_parsed_content("validate")["evaluator"].state.metrics
+    assert metrics["NRMSE_percent"] < 60.0
+    assert metrics["XSIM"] > 0.2
