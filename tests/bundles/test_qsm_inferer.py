@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from bundle_files import REPOSITORY
 from qsmgan.inferer import FrameInferer
 from qsmgan.network import Generator
 from scipy.ndimage import map_coordinates
@@ -15,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from physics.dipole import field_from_susceptibility
 from shared_transforms.errors import QMRIError
 from shared_transforms.metrics import nrmse
+from shared_transforms.weights import load_weights
 
 EXTENT, HEAD = 32, 13  # [mm], side of the volume and radius of the mask
 BODIES = [(0, 0, 0, 9, 0.03), (4, 3, -4, 3.5, 0.08), (-5, 4, 2, 3, -0.06), (2, -6, 4, 2.5, 0.1), (-3, -5, -5, 3, 0.07)]
@@ -37,7 +39,8 @@ def scene(size=(1, 1, 1), rotation=None):
     mask = position.norm(dim=-1) < HEAD
     b0 = rotation.inv().apply([0.0, 0.0, 1.0]).tolist()
     field = field_from_susceptibility(chi.float(), size, b0)
-    magnitude = (1 + position[..., 0] / EXTENT) * ((position - 4).norm(dim=-1) > 2)  # a gradient, and a black spot
+    bright = (1 + 0.3 * position[..., 0] / EXTENT) * (1 - 5 * chi)  # bodies show, under a gradient
+    magnitude = bright * ((position - 4).norm(dim=-1) > 2)  # and a black spot
     inputs = torch.stack([field, magnitude.float()])[None]
     return inputs, {"mask": mask[None, None], "voxel_size": size, "b0_direction": b0}, chi
 
@@ -55,9 +58,7 @@ class Channel(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, torch.nn.Module]:
-    torch.manual_seed(0)
-    generator = Generator(width=2).eval().requires_grad_(False)
-    torch.nn.init.normal_(generator.head[-1].weight, std=0.2)  # untrained, but not the starting map alone
+    generator = load_weights(Generator(), REPOSITORY / "bundles/qsmgan/models/unet.pt").eval().requires_grad_(False)
     return {"field": Channel("field"), "start": Channel("start"), "generator": generator}
 
 
@@ -81,7 +82,7 @@ def test_it_is_the_map_that_explains_the_field(axial):
 
 @pytest.mark.parametrize("order, flips", [((2, 1, 0), (0,)), ((0, 2, 1), ()), ((1, 0, 2), (0, 1, 2))])
 def test_flips_and_permutations_of_the_axes(networks, axial, order, flips):
-    """A scanner's other order of the axes. Total variation and convolutions know left from right, but little."""
+    """A scanner's other order of the axes: nothing to total variation, little to a trained network."""
     inputs, keywords, _ = scene()
     dims = (0, 1, *(2 + axis for axis in order))
 
@@ -90,13 +91,14 @@ def test_flips_and_permutations_of_the_axes(networks, axial, order, flips):
 
     b0 = [keywords["b0_direction"][axis] * (-1 if dim in flips else 1) for dim, axis in enumerate(order)]
     mask = moved(keywords["mask"])
-    for name, bound in (("field", 1e-4), ("start", 10), ("generator", 10)):
+    for name, bound in (("field", 1e-4), ("start", 1e-2), ("generator", 10)):
         found = inferer()(moved(inputs), networks[name], mask, b0_direction=b0)
-        assert nrmse(found[0, 0], moved(axial[name])[0, 0], mask[0, 0]).item() < bound, name
+        value = nrmse(found[0, 0], moved(axial[name])[0, 0], mask[0, 0]).item()
+        assert value < bound, name
 
 
 @pytest.mark.parametrize(
-    "size, degrees, bound", [((1, 1, 1), 30, 10), ((1, 1, 1), 75, 10), ((1, 1, 2), 0, 15), ((1, 1.5, 1), 30, 15)]
+    "size, degrees, bound", [((1, 1, 1), 30, 15), ((1, 1, 1), 75, 15), ((1, 1, 2), 0, 15), ((1, 1.5, 1), 30, 15)]
 )
 def test_oblique_and_anisotropic_grids_give_the_same_map(networks, axial, size, degrees, bound):
     rotation = Rotation.from_rotvec(math.radians(degrees) * np.array([0.6, 0.8, 0.0]))
