@@ -36,8 +36,6 @@ class Generator(nn.Module):
         ValueError: if an option is none of its choices.
     """
 
-    scales: Tensor
-
     def __init__(
         self,
         channels: Sequence[str] = CHANNELS,
@@ -80,7 +78,8 @@ class Generator(nn.Module):
         Returns:
             ``[batch, 1, X - 2 crop, Y - 2 crop, Z - 2 crop]`` [ppm], relative to its mean over the head.
         """
-        features = (image * self.scales).clamp(-self.limit, self.limit)
+        scales = torch.jit.annotate(Tensor, self.scales)  # TorchScript reads no annotation of the class
+        features = (image * scales).clamp(-self.limit, self.limit)
         passed = []
         for level, block in enumerate(self.down):
             features = block(features if level == 0 else self.pool(features))
