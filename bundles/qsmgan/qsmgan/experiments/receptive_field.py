@@ -86,7 +86,9 @@ def receptive_field(
             optimizers[side].step()
             losses[side].append(float(loss.detach()))
             seconds[side] += time.process_time() - begin
-    test = PatchPoolDataset(simulator, bench.pick(2, 1), test_batches, split="test", **settings)
+    test = PatchPoolDataset(
+        simulator, bench.pick(2, 1), test_batches, split="test", background_share=0.0, **settings
+    )  # a patch beside the head has nothing to compare
     errors = _errors([test[number] for number in range(test_batches)], networks)
     rows: list[Row] = [
         {
