@@ -144,7 +144,7 @@ def markdown(
     """
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
     for row in rows:
-        cells = [method_name(row[c], methods) if c == "method" else number(row.get(c)) for c in columns]
+        cells = [method_name(row[c], methods) if c == "method" and row[c] else number(row.get(c)) for c in columns]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
