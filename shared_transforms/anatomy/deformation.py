@@ -1,5 +1,9 @@
 """What deforms a head: an affine map and an elastic displacement made of cubic B-splines."""
 
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Self
+
 import torch
 from torch import Tensor
 
@@ -7,6 +11,24 @@ from shared_transforms.anatomy.fields import spline_weights
 
 CONTROLS = 11  # along each axis
 SPACING_MM = 32.0
+
+
+class Parameters:
+    """What draws of slices and of volumes have in common: dataclasses of tensors, recorded with their samples."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same numbers on another device."""
+        moved = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in self.state_dict().items()}
+        return self.from_state_dict(moved)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every field by name, tensors and tuples: what is recorded with a sample (`torch.save`, weights_only)."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
+        """Inverse of `state_dict`."""
+        return cls(**state)
 
 
 def affine_matrix(rotation: Tensor, scale: Tensor, shear: Tensor) -> Tensor:

@@ -1,14 +1,13 @@
 """Slices through deformed heads: `draw_slices` draws the numbers, `sample_slices` applies them."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_transforms.anatomy.deformation import CONTROLS, SPACING_MM, affine_matrix
+from shared_transforms.anatomy.deformation import CONTROLS, SPACING_MM, Parameters, affine_matrix
 from shared_transforms.anatomy.fields import spline_weights, split_seed
 from shared_transforms.anatomy.head import Head, load_head
 from shared_transforms.errors import QMRIError
@@ -19,7 +18,7 @@ _AXES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
 
 
 @dataclass(frozen=True)
-class SliceParameters:
+class SliceParameters(Parameters):
     """All random numbers of n slices; `sample_slices` needs nothing else. Lengths in mm, angles in radians.
 
     A point p of the scanner [mm] is at `translation + R S Z p + d(p)` in the head, measured from the middle of its
@@ -52,20 +51,6 @@ class SliceParameters:
     def __len__(self) -> int:
         """Number of slices."""
         return int(self.plane.shape[0])
-
-    def to(self, device: torch.device | str) -> "SliceParameters":
-        """The same numbers on another device."""
-        moved = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in self.state_dict().items()}
-        return self.from_state_dict(moved)
-
-    def state_dict(self) -> dict[str, Tensor | tuple[int, int]]:
-        """Every field by name: what is recorded with a sample (`torch.save`, weights_only)."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor | tuple[int, int]]) -> "SliceParameters":
-        """Inverse of `state_dict`."""
-        return cls(**state)  # type: ignore[arg-type]
 
     @classmethod
     def identity(

@@ -1,14 +1,14 @@
 """Whole volumes of deformed heads: `draw_volumes` draws the numbers, `sample_volumes` applies them."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_transforms.anatomy.deformation import CONTROLS, affine_matrix, elastic_displacement
+from shared_transforms.anatomy.deformation import CONTROLS, Parameters, affine_matrix, elastic_displacement
 from shared_transforms.anatomy.fields import split_seed
 from shared_transforms.anatomy.head import Head, load_head
 from shared_transforms.errors import QMRIError
@@ -20,7 +20,7 @@ _INVERSIONS = 12  # steps of the fixed point; each leaves less than half of the 
 
 
 @dataclass(frozen=True)
-class VolumeParameters:
+class VolumeParameters(Parameters):
     """All random numbers of n volumes; `sample_volumes` needs nothing else. Lengths in mm, angles in radians.
 
     A point g of the grid, measured from its middle along its axes, is at p = G g + c in the scanner and at
@@ -58,20 +58,6 @@ class VolumeParameters:
         """One of the volumes, as a batch of one."""
         chosen = {name: v[index, None] if isinstance(v, Tensor) else v for name, v in self.state_dict().items()}
         return self.from_state_dict(chosen)
-
-    def to(self, device: torch.device | str) -> "VolumeParameters":
-        """The same numbers on another device."""
-        moved = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in self.state_dict().items()}
-        return self.from_state_dict(moved)
-
-    def state_dict(self) -> dict[str, Tensor | tuple]:
-        """Every field by name: what is recorded with a sample (`torch.save`, weights_only)."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor | tuple]) -> "VolumeParameters":
-        """Inverse of `state_dict`."""
-        return cls(**state)  # type: ignore[arg-type]
 
     @classmethod
     def identity(

@@ -22,10 +22,13 @@ def _from_dictionaries(output: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, 
     ]  # monai.utils.enums.CommonKeys, without the seconds that monai takes to import
 
 
-class _MaskedMetric(Metric):
-    """Sum of a quantity over the masked voxels of one parameter, reduced over batches and ranks.
+class _Mean(Metric):
+    """Mean of a quantity of one parameter, reduced over batches and ranks; ``update`` adds to sum and count.
 
-    A NaN or infinite estimate makes the metric NaN or infinite; it is never left out.
+    Args:
+        parameter_index: which of the Q parameters.
+        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
+        device: kept for ignite; sums are double precision numbers.
     """
 
     _sum: float
@@ -45,6 +48,21 @@ class _MaskedMetric(Metric):
         """Forget all batches."""
         self._sum, self._count = 0.0, 0
 
+    @sync_all_reduce("_sum", "_count")
+    def compute(self) -> float:
+        """The metric over all batches of all ranks; NaN where nothing was counted."""
+        return self._finish(self._sum / self._count) if self._count else math.nan
+
+    def _finish(self, mean: float) -> float:
+        return mean
+
+
+class _MaskedMetric(_Mean):
+    """Mean of a quantity over the masked voxels, by default its root. Arguments as for ``_Mean``.
+
+    A NaN or infinite estimate makes the metric NaN or infinite; it is never left out.
+    """
+
     @reinit__is_reduced
     def update(self, output: tuple[Tensor, Mapping[str, Tensor]]) -> None:
         """Add a batch.
@@ -62,11 +80,6 @@ class _MaskedMetric(Metric):
             values = values[mask[:, 0] != 0]
         self._sum += float(values.sum())
         self._count += values.numel()
-
-    @sync_all_reduce("_sum", "_count")
-    def compute(self) -> float:
-        """The metric over all batches of all ranks; NaN where no voxel was counted."""
-        return self._finish(self._sum / self._count) if self._count else math.nan
 
     def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
         raise NotImplementedError
@@ -115,33 +128,14 @@ class StandardizedRMSE(_MaskedMetric):
         return ((prediction[:, index] - truth[:, index]) / prediction[:, n_parameters + index]).square()
 
 
-class _SampleMetric(Metric):
-    """Mean over samples of a figure of merit of whole maps, reduced over batches and ranks.
+class _SampleMetric(_Mean):
+    """Mean over samples of a figure of merit of whole maps. Arguments as for ``_Mean``, by default the first parameter.
 
     Samples whose mask is empty say nothing and are not counted.
-
-    Args:
-        parameter_index: which of the Q parameters.
-        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
-        device: kept for ignite; sums are double precision numbers.
     """
 
-    _sum: float
-    _count: int
-
-    def __init__(
-        self,
-        parameter_index: int = 0,
-        output_transform: Callable[[Any], Any] = _from_dictionaries,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        self.parameter_index = parameter_index
-        super().__init__(output_transform=output_transform, device=device)
-
-    @reinit__is_reduced
-    def reset(self) -> None:
-        """Forget all batches."""
-        self._sum, self._count = 0.0, 0
+    def __init__(self, parameter_index: int = 0, *arguments: Any, **options: Any) -> None:
+        super().__init__(parameter_index, *arguments, **options)
 
     @reinit__is_reduced
     def update(self, output: tuple[Tensor, Mapping[str, Tensor]]) -> None:
@@ -159,11 +153,6 @@ class _SampleMetric(Metric):
             values = self._values(estimate[seen], truth[seen], mask[seen])
             self._sum += float(values.sum())
             self._count += len(values)
-
-    @sync_all_reduce("_sum", "_count")
-    def compute(self) -> float:
-        """The mean over all samples of all ranks; NaN where there was none."""
-        return self._sum / self._count if self._count else math.nan
 
     def _values(self, estimate: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
         raise NotImplementedError
