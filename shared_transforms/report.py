@@ -29,7 +29,7 @@ from shared_transforms.figures.panels import MapLike, axis_label, quantity_name,
 from shared_transforms.figures.slices import Array, as_array
 from shared_transforms.provenance import git_commit, hardware, versions
 
-__all__ = ["InferenceTimer", "ListFiles", "SaveReportd"]
+__all__ = ["InferenceTimer", "ListFiles", "ReportSection", "SaveReportd"]
 
 _TIMES_IN_A_ROW = 8
 _BAD_CHI2 = 2.0
@@ -42,6 +42,23 @@ _ACQUISITION = {
     "field_strength": ("Field strength", "T"),
 }
 _GEOMETRY = ("voxel_size", "b0_direction", "field_strength")  # of the volume, not of one of its images
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    """A part of the page that a bundle adds: text, a table, figures, in this order.
+
+    Attributes:
+        heading: its title.
+        text: a sentence or two below it.
+        rows: of the table, each {column: text}, all with the same columns; the first column names the row.
+        figures: each with its caption.
+    """
+
+    heading: str
+    text: str = ""
+    rows: Sequence[Mapping[str, str]] = ()
+    figures: Sequence[tuple[Figure, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -79,8 +96,8 @@ class SaveReportd(MapTransform):
     ``item["files"]``. Of the item it reads ``maps`` ({BIDS suffix: ParameterMap}, with the voxels that count in
     ``mask``), ``stem``, ``sources``, ``notes``, ``acquisition`` ({name: [N] in seconds}; voxel size, B0 direction and
     field strength stand apart), and where they are there ``residual`` (relative root mean square of data minus model),
-    ``details`` ({what: value}, how the data were read and processed), ``seconds`` (from ``InferenceTimer``) and
-    ``files``.
+    ``details`` ({what: value}, how the data were read and processed), ``sections`` (of the bundle's own, see
+    ``ReportSection``), ``seconds`` (from ``InferenceTimer``) and ``files``.
 
     Args:
         keys: the one key of the maps.
@@ -154,6 +171,10 @@ class SaveReportd(MapTransform):
             notes=[*item.get("notes", []), *_remarks(statistics)],
             statistics=[(statistics[name], error) for name, error in errors.items()],
             errors=any(errors.values()),
+            sections=[
+                (section, [_picture(figure, caption, caption) for figure, caption in section.figures])
+                for section in item.get("sections", [])
+            ],
             groups=_groups(shown, statistics, affine, mask),
             residuals=[
                 _map_picture(name, m, statistics[name], affine, mask, statistics[name].description)
@@ -326,7 +347,7 @@ def _time_table(acquisition: Mapping[str, Any], time_name: str) -> list[dict[str
     """Times in rows of a few: [{"Image": ["1", ...], "Inversion time [s]": [...]}, ...]."""
     columns = {}
     for name, values in acquisition.items():
-        if name in _GEOMETRY:
+        if name in _GEOMETRY or as_array(values).ndim == 0:
             continue
         label = time_name if name == "times" else _ACQUISITION.get(name, (name.replace("_", " ").capitalize(), "s"))[0]
         columns[f"{label} [s]"] = [f"{value:.5g}" for value in as_array(values).ravel()]
@@ -346,6 +367,9 @@ def _settings(acquisition: Mapping[str, Any]) -> dict[str, str]:
             label, unit = _ACQUISITION[name]
             between = " x " if name == "voxel_size" else ", "
             rows[axis_label(label, unit)] = between.join(f"{v:.4g}" for v in as_array(acquisition[name]).ravel())
+    for name, value in acquisition.items():  # one time for all images
+        if name not in _GEOMETRY and as_array(value).ndim == 0:
+            rows[axis_label(name.replace("_", " ").capitalize(), "s")] = f"{float(value):.5g}"
     return rows
 
 

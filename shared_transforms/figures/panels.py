@@ -21,8 +21,10 @@ __all__ = ["MapLike", "axis_label", "comparison_panel", "figure_to_png_bytes", "
 
 _QUANTITIES = {"T1": "magma", "R1": "magma", "T2": "viridis", "R2": "viridis", "A": "gray", "M0": "gray"}
 _QUANTITIES |= {"susceptibility": "gray", "local field": "gray", "total field": "gray"}
+_QUANTITIES |= {"CBV": "magma", "CBF": "magma", "MTT": "viridis", "Tmax": "plasma"}
 _NAMES = {"chi2": "reduced chi-squared", "Chimap": "susceptibility"}
 _NAMES |= {"localfield": "local field", "totalfield": "total field"}
+_NAMES |= {"cbv": "CBV", "cbf": "CBF", "mtt": "MTT", "tmax": "Tmax", "relcbv": "relative CBV", "relcbf": "relative CBF"}
 _DEFAULT, _ERROR, _DIVERGING, _POSITIVE_RESIDUAL = "cividis", "cividis", "RdBu_r", "inferno"
 _DARK, _LIGHT = "#16181c", "#d4d6da"  # outside of the mask, for sequential and for diverging maps
 FONT, SMALL_FONT = 10.0, 8.0

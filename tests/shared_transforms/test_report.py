@@ -13,12 +13,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
 from shared_transforms.io import ParameterMap
-from shared_transforms.report import InferenceTimer, ListFiles, SaveReportd
+from shared_transforms.report import InferenceTimer, ListFiles, ReportSection, SaveReportd
 
 SHAPE = (12, 14, 1)
 VOID = {"meta", "img", "br", "link"}
@@ -182,6 +183,23 @@ def test_geometry_details_and_a_residual_with_a_unit(tmp_path: Path) -> None:
     assert "Put back through the dipole." in page.text and "signal model" not in page.text
     assert "RMS residual 0.02 ppm" in page.text and "susceptibility [ppm]" in page.text
     assert "standard error" not in page.text  # a column that no map fills is left out
+
+
+def test_sections_of_a_bundle(tmp_path: Path) -> None:
+    figure = Figure(figsize=(6, 2))
+    figure.add_subplot().plot([0, 1])
+    rows = [{"Region": f"Tmax > {i} s", "Volume": f"{10 * i} ml"} for i in (4, 6)]
+    sections = [
+        ReportSection("Volumes", "Of <tissue>.", rows),
+        ReportSection("Curves", figures=[(figure, "AIF & VOF")]),
+    ]
+    acquisition = {"echo_time": torch.tensor(0.03), "repetition_time": torch.tensor(1.5)}
+    item = make_item(sections=sections, acquisition=acquisition)
+    page = Page(Path(report(tmp_path)(item)["files"][-1]).read_text(encoding="utf-8"))
+    assert page.open == [] and all("scope" in attributes for attributes in page.all("th"))
+    assert "Volumes Of <tissue>. Region Volume Tmax > 4 s 40 ml Tmax > 6 s 60 ml Curves AIF & VOF Maps" in page.text
+    assert page.all("img")[0]["alt"] == "AIF & VOF" and len(page.all("img")) == 8
+    assert "Echo time [s] 0.03 Repetition time [s] 1.5 What" in page.text  # one for all images: no list of times
 
 
 def test_volume_is_shown_in_three_planes(tmp_path: Path) -> None:
