@@ -1,0 +1,277 @@
+"""Indicator dilution: arterial input, vascular transport and tissue, from analytic spectra.
+
+Times in s, concentrations in mM, CBF in ml/100 g/min. Time is the last axis. A spectrum is the integral of
+c(t) exp(-i omega t).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from physics.perfusion.residues import LONGEST_MTT, RESIDUES, MixtureSpectrum, check_weights
+from physics.perfusion.spectral import frequency_grid, synthesis_matrix, synthesise
+
+__all__ = ["ArterialInput", "gamma_variate", "haematocrit_factor", "tissue_concentration"]
+
+# What may be left of the bolus's spectrum at the band limit, for the arterial curve and for tissue (smoother).
+_LEFT_ARTERIAL = {torch.float32: 2e-7, torch.float64: 1e-10}
+_LEFT_TISSUE = {torch.float32: 3e-4, torch.float64: 1e-8}
+
+
+def haematocrit_factor(
+    large: float = 0.45, small: float = 0.25, density: float = 1.04, *, as_printed: bool = False
+) -> float:
+    """Haematocrit factor kH/rho = (1 - large) / (1 - small) / density, .7051 ml/g by default.
+
+    Args:
+        large: haematocrit of large vessels.
+        small: haematocrit of capillaries.
+        density: of brain [g/ml].
+        as_printed: the ratio upside down, (1 - small) / (1 - large) / density = 1.3112, as the ST-Net paper prints it.
+
+    Raises:
+        ValueError: if a haematocrit is not in [0, 1) or the density not positive.
+    """
+    if not (0 <= large < 1 and 0 <= small < 1):
+        raise ValueError(f"large and small must lie in [0, 1), got {large} and {small}")
+    if not density > 0:
+        raise ValueError(f"density must be positive [g/ml], got {density}")
+    ratio = (1 - large) / (1 - small)
+    return (1 / ratio if as_printed else ratio) / density
+
+
+def gamma_variate(times: Tensor, arrival: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Gamma-variate bolus of peak 1: (x exp(1 - x))^alpha, x = (t - arrival) / (alpha beta).
+
+    Args:
+        times: ``[T]`` [s].
+        arrival: ``[...]`` [s], broadcast with the next two.
+        alpha: shape, positive.
+        beta: scale [s], positive. The peak is alpha beta after the arrival.
+
+    Returns:
+        ``[..., T]``, 0 before the arrival.
+    """
+    x = (times - arrival[..., None]) / (alpha * beta)[..., None]
+    after = x > 0
+    inside = torch.where(after, x, torch.ones_like(x))
+    return torch.where(after, torch.exp(alpha[..., None] * (inside.log() + 1 - inside)), torch.zeros_like(x))
+
+
+@dataclass(frozen=True)
+class ArterialInput:
+    """Arterial concentration: a gamma-variate first pass, a broader second pass, and a tail of mixed contrast agent.
+
+    All fields are tensors (or numbers) of one batch shape ``[...]`` after broadcasting, of one dtype and device.
+
+    Attributes:
+        arrival: of the first pass [s].
+        alpha: shape of the first pass.
+        beta: scale of the first pass [s].
+        peak: height of the first pass alone [mM].
+        recirculation: area of the second pass over that of the first.
+        recirculation_delay: of the second pass against the first [s].
+        recirculation_width: by which the scale of the second pass is larger than ``beta`` [s].
+        tail: height of the tail over ``peak``; it builds up as the first pass comes in (its area so far, over its
+            whole area), and decays from then on.
+        tail_time: time constant of that decay [s].
+        dispersions: time constants [s] of exponential vascular transport functions of unit area, each one in series.
+    """
+
+    arrival: Tensor
+    alpha: Tensor
+    beta: Tensor
+    peak: Tensor
+    recirculation: Tensor | float = 0.0
+    recirculation_delay: Tensor | float = 0.0
+    recirculation_width: Tensor | float = 0.0
+    tail: Tensor | float = 0.0
+    tail_time: Tensor | float = 100.0
+    dispersions: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in fields(self) if field.name != "dispersions"]
+        values = [getattr(self, name) for name in names]
+        like = next((value for value in values if isinstance(value, Tensor)), torch.zeros(()))
+        tensors = [
+            torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in (*values, *self.dispersions)
+        ]
+        tensors = list(torch.broadcast_tensors(*tensors))
+        for name, tensor in zip(names, tensors, strict=False):
+            object.__setattr__(self, name, tensor)
+        object.__setattr__(self, "dispersions", tuple(tensors[len(names) :]))
+
+    @property
+    def shape(self) -> torch.Size:
+        """Batch shape."""
+        return self.arrival.shape
+
+    def delayed(self, delay: Tensor | float, dispersion: Tensor | float = 0.0) -> ArterialInput:
+        """The same curve later and broader, of the same area: as in a vein, or in a territory with collateral flow.
+
+        Args:
+            delay: ``[...]`` [s], negative for earlier.
+            dispersion: time constant ``[...]`` [s] of an exponential transport function; 0 for none.
+        """
+        wide = torch.as_tensor(dispersion, dtype=self.arrival.dtype, device=self.arrival.device)
+        return replace(self, arrival=self.arrival + delay, dispersions=(*self.dispersions, wide))
+
+    def _first_area(self) -> Tensor:
+        """Area of the first pass [mM s]."""
+        logarithm = self.alpha - self.alpha * self.alpha.log() + torch.lgamma(self.alpha + 1)
+        return self.peak * self.beta * torch.exp(logarithm)
+
+    def area(self) -> Tensor:
+        """Area of the whole curve to infinity ``[...]`` [mM s]."""
+        return self._first_area() * (1 + self.recirculation) + self.peak * self.tail * self.tail_time
+
+    def _spectrum(self, omega: Tensor) -> Tensor:
+        s = 1j * omega.to(torch.complex128)
+        alpha, beta, delay, width, tail_time = (
+            value.double()[..., None]
+            for value in (self.alpha, self.beta, self.recirculation_delay, self.recirculation_width, self.tail_time)
+        )
+        area = self._first_area().double()[..., None]
+        tail = (self.tail * self.peak).double()[..., None]
+        first = torch.exp(-(alpha + 1) * torch.log1p(s * beta))
+        second = torch.exp(-(alpha + 1) * torch.log1p(s * (beta + width)) - s * delay)
+        total = first * (area + tail / (s + 1 / tail_time)) + second * (self.recirculation.double()[..., None] * area)
+        total = total * torch.exp(-s * self.arrival.double()[..., None])
+        for dispersion in self.dispersions:
+            total = total / (1 + s * dispersion.double()[..., None])
+        return total
+
+    def spectrum(self, omega: Tensor) -> Tensor:
+        """Spectrum of the curve.
+
+        Args:
+            omega: ``[F]`` [rad/s]; complex with a negative imaginary part for the spectrum of c(t) exp(-damping t).
+
+        Returns:
+            Complex ``[..., F]`` [mM s].
+        """
+        return self._spectrum(omega).to(torch.complex128 if self.arrival.dtype == torch.float64 else torch.complex64)
+
+    def _band(self, left: float) -> float:
+        """Angular frequency [rad/s] beyond which every bolus of the batch has less than ``left`` of its area."""
+        alpha, beta = self.alpha.detach().double(), self.beta.detach().double()
+        return float((left ** (-1 / (alpha + 1)) / beta).max())
+
+    def concentration(self, times: Tensor) -> Tensor:
+        """Concentration at any times.
+
+        Args:
+            times: ``[T]`` [s].
+
+        Returns:
+            ``[..., T]`` [mM].
+
+        Raises:
+            ValueError: if beta or alpha is not positive.
+        """
+        self._check()
+        dtype = self.arrival.dtype
+        grid = frequency_grid(times, self._band(_LEFT_ARTERIAL.get(dtype, 2e-7)), dtype)
+        spectrum = self._spectrum(grid.omega(times.device))
+        return synthesise(spectrum, synthesis_matrix(grid, times, torch.float64)).to(dtype)
+
+    def _check(self) -> None:
+        for name in ("alpha", "beta"):
+            lowest = float(getattr(self, name).detach().min())
+            if not lowest > 0:
+                raise ValueError(f"{name} must be positive, got {lowest}")
+
+
+def _rows(aif: ArterialInput, values: list[Tensor]) -> tuple[Tensor, list[Tensor], torch.Size]:
+    """Index of each voxel's arterial input, the flattened voxel values, and the shape of the voxels.
+
+    The batch of the arterial input is aligned with the leading axes of the voxels.
+    """
+    voxels = torch.broadcast_shapes(*(value.shape for value in values))
+    batch = aif.shape + (1,) * max(0, len(voxels) - len(aif.shape))
+    shape = torch.broadcast_shapes(batch, voxels)
+    index = torch.arange(aif.shape.numel(), device=values[0].device).reshape(batch).expand(shape).flatten()
+    return index, [value.expand(shape).flatten() for value in values], shape
+
+
+def tissue_concentration(
+    aif: ArterialInput,
+    times: Tensor,
+    cbf: Tensor,
+    mtt: Tensor,
+    delay: Tensor | float = 0.0,
+    dispersion: Tensor | float = 0.0,
+    weights: Tensor | None = None,
+    gamma_shape: float = 3.0,
+    factor: float | None = None,
+) -> Tensor:
+    """Concentration in tissue: CBF / (6000 factor) times the convolution of the local arterial curve with R.
+
+    The local arterial curve is ``aif`` delayed and dispersed; R has R(0) = 1 and the integral MTT. The curve is
+    a Fourier series of analytic spectra with a period of at least 256 s (it outlasts a scan 2.5 times) up to the
+    frequency at which the sharpest bolus of the batch has lost all but 3e-4 (float64: 1e-8) of its spectrum; the
+    residue, another 1/(omega MTT), makes of it about 1e-5 of the peak. Times need no common spacing.
+
+    Args:
+        aif: true arterial curve, its batch aligned with the LEADING axes of the voxels.
+        times: ``[T]`` [s].
+        cbf: ``[...]`` [ml/100 g/min].
+        mtt: ``[...]`` [s], 0 to 200; below .1 s tissue counts as an impulse of the same volume.
+        delay: ``[...]`` [s], may be negative.
+        dispersion: ``[...]`` [s], time constant of an exponential vascular transport function of unit area.
+        weights: ``[..., 5]`` of the residues, in the order of ``RESIDUES``; None for the exponential alone.
+        gamma_shape: shape of the gamma residue.
+        factor: haematocrit factor [ml/g]; None for :func:`haematocrit_factor`.
+
+    Returns:
+        ``[..., T]`` [mM], in the dtype of ``cbf``.
+
+    Raises:
+        ValueError: for MTT out of range, weights of other length, alpha, beta, gamma_shape or factor not positive.
+    """
+    aif._check()
+    factor = haematocrit_factor() if factor is None else factor
+    if not factor > 0:
+        raise ValueError(f"factor must be positive [ml/g], got {factor}")
+    lowest, highest = (float(edge) for edge in torch.aminmax(mtt.detach()))
+    if not (lowest >= 0 and highest <= LONGEST_MTT):
+        raise ValueError(f"mtt must lie between 0 and {LONGEST_MTT} s, got {lowest} to {highest}")
+    delay, dispersion, mtt = (torch.as_tensor(value).to(cbf) for value in (delay, dispersion, mtt))
+    if weights is None:
+        weights = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]).to(cbf)
+    weights = check_weights(weights).to(cbf)
+    used = (
+        tuple((weights.detach() != 0).flatten(0, -2).any(0).tolist())
+        if weights.ndim > 1
+        else (tuple((weights.detach() != 0).tolist()))
+    )
+    plain = [not bool(value.detach().any()) and not value.requires_grad for value in (delay, dispersion)]
+
+    values = [cbf, mtt, delay, dispersion, *weights.unbind(-1)]
+    index, (flow, transit, shift, wide, *mixed), shape = _rows(aif, values)
+    grid = frequency_grid(times, aif._band(_LEFT_TISSUE.get(cbf.dtype, 3e-4)), cbf.dtype)
+    omega = grid.omega(cbf.device)
+    complex_type = torch.complex128 if cbf.dtype == torch.float64 else torch.complex64
+    arterial = aif._spectrum(omega).reshape(-1, grid.count).to(complex_type)
+    residues = MixtureSpectrum(grid, used, gamma_shape, cbf)
+    matrix = synthesis_matrix(grid, times, cbf.dtype)
+    mixture = torch.stack(mixed, -1)
+    angular = omega.real.to(cbf)
+    curves = []
+    rows = 1024 if cbf.device.type == "cpu" else 65536
+    for start in range(0, max(flow.shape[0], 1), rows):
+        part = slice(start, start + rows)
+        spectrum = residues(transit[part], mixture[part])
+        spectrum = spectrum * (arterial if arterial.shape[0] == 1 else arterial[index[part]])
+        scale = flow[part] / (6000 * factor)
+        if not plain[0]:
+            spectrum = spectrum * torch.polar(torch.ones_like(angular), angular * -shift[part, None])
+            scale = scale * torch.exp(-grid.damping * shift[part])
+        if not plain[1]:
+            spectrum = spectrum / torch.complex(1 + grid.damping * wide[part, None], angular * wide[part, None])
+        curves.append(synthesise(spectrum, matrix) * scale[:, None])
+    return torch.cat(curves).reshape(*shape, times.shape[0])
