@@ -2,6 +2,7 @@
 
 from shared_transforms.anatomy.fields import SPLITS, smooth_field, smooth_volume, split_generator, split_seed
 from shared_transforms.anatomy.head import TISSUES, Head, brain_mask, count_heads, head_mask, load_head
+from shared_transforms.anatomy.positions import head_to_mni, mni_to_head
 from shared_transforms.anatomy.slices import PLANES, SliceParameters, displacement_at, draw_slices, sample_slices
 from shared_transforms.anatomy.volumes import (
     MNI_MIDDLE_MM,
@@ -30,7 +31,9 @@ __all__ = [
     "head_mask",
     "head_points",
     "head_to_grid",
+    "head_to_mni",
     "load_head",
+    "mni_to_head",
     "sample_slices",
     "sample_volumes",
     "smooth_field",
