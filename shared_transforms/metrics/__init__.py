@@ -5,12 +5,14 @@ All relative quantities are in per cent. Everything is computed in double precis
 
 from shared_transforms.metrics.engine import (
     HFEN,
+    MAE,
     NRMSE,
     RMSE,
     XSIM,
     RelativeBias,
     RelativeRMSE,
     StandardizedRMSE,
+    ThresholdDice,
 )
 from shared_transforms.metrics.image import detrended_nrmse, hfen, nrmse, psnr, slope, ssim, xsim
 from shared_transforms.metrics.statistics import (
@@ -24,6 +26,7 @@ from shared_transforms.metrics.statistics import (
 
 __all__ = [
     "HFEN",
+    "MAE",
     "NRMSE",
     "RMSE",
     "XSIM",
@@ -31,6 +34,7 @@ __all__ = [
     "RelativeBias",
     "RelativeRMSE",
     "StandardizedRMSE",
+    "ThresholdDice",
     "bootstrap",
     "coefficient_of_variation",
     "detrended_nrmse",

@@ -13,7 +13,17 @@ from torch import Tensor
 
 from shared_transforms.metrics.image import hfen, nrmse, xsim
 
-__all__ = ["HFEN", "NRMSE", "RMSE", "XSIM", "RelativeBias", "RelativeRMSE", "StandardizedRMSE"]
+__all__ = [
+    "HFEN",
+    "MAE",
+    "NRMSE",
+    "RMSE",
+    "XSIM",
+    "RelativeBias",
+    "RelativeRMSE",
+    "StandardizedRMSE",
+    "ThresholdDice",
+]
 
 
 def _from_dictionaries(output: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -101,6 +111,16 @@ class RMSE(_MaskedMetric):
         return (prediction[:, index] - truth[:, index]).square()
 
 
+class MAE(_MaskedMetric):
+    """Mean absolute error of one parameter, in its unit. Arguments as for ``RMSE``."""
+
+    def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
+        return (prediction[:, index] - truth[:, index]).abs()
+
+    def _finish(self, mean: float) -> float:
+        return mean
+
+
 class RelativeRMSE(_MaskedMetric):
     """Root mean square of the relative error of one parameter, in per cent. Arguments as for ``RMSE``."""
 
@@ -126,6 +146,40 @@ class StandardizedRMSE(_MaskedMetric):
 
     def _values(self, prediction: Tensor, truth: Tensor, index: int, n_parameters: int) -> Tensor:
         return ((prediction[:, index] - truth[:, index]) / prediction[:, n_parameters + index]).square()
+
+
+class ThresholdDice(_Mean):
+    """Dice overlap of the voxels in which one parameter exceeds a threshold, in the estimate and in the truth.
+
+    Voxels of all samples, batches and ranks are pooled, so that samples without such voxels need no rule. NaN where
+    neither estimate nor truth exceeds the threshold anywhere. A NaN estimate exceeds nothing.
+
+    Args:
+        parameter_index: which of the Q parameters, by default Tmax of perfusion.
+        threshold: in the unit of the parameter, e.g. Tmax > 6 s.
+        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
+        device: kept for ignite; counts are numbers.
+    """
+
+    def __init__(self, parameter_index: int = 2, threshold: float = 6.0, *arguments: Any, **options: Any) -> None:
+        self.threshold = threshold
+        super().__init__(parameter_index, *arguments, **options)
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Tensor, Mapping[str, Tensor]]) -> None:
+        """Add a batch.
+
+        Args:
+            output: prediction [batch, Q or more, *shape], and the label: ``parameters`` [batch, Q, *shape],
+                optionally ``mask`` [batch, 1, *shape], nonzero where counted.
+        """
+        prediction, label = output
+        found, true = (x.detach()[:, self.parameter_index] > self.threshold for x in (prediction, label["parameters"]))
+        if "mask" in label:
+            inside = label["mask"][:, 0] != 0
+            found, true = found & inside, true & inside
+        self._sum += 2.0 * int((found & true).sum())
+        self._count += int(found.sum()) + int(true.sum())
 
 
 class _SampleMetric(_Mean):

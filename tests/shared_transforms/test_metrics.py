@@ -12,12 +12,15 @@ import pytest
 import scipy.stats
 import torch
 from ignite.engine import Engine
+from sklearn.metrics import f1_score
 
 from shared_transforms.metrics import (
+    MAE,
     RMSE,
     RelativeBias,
     RelativeRMSE,
     StandardizedRMSE,
+    ThresholdDice,
     bootstrap,
     coefficient_of_variation,
     relative_bias,
@@ -117,6 +120,7 @@ def batches() -> list[dict]:
 
 
 METRICS = {
+    MAE: lambda estimate, truth, error: np.abs(estimate - truth).mean(),
     RMSE: lambda estimate, truth, error: np.sqrt(np.mean((estimate - truth) ** 2)),
     RelativeRMSE: lambda estimate, truth, error: 100 * np.sqrt(np.mean((estimate / truth - 1) ** 2)),
     RelativeBias: lambda estimate, truth, error: 100 * np.mean((estimate - truth) / truth),
@@ -155,6 +159,35 @@ def test_engine_metrics_show_bad_estimates(value: float) -> None:
     engine = Engine(lambda engine, batch: batch)
     RMSE(0).attach(engine, "error")
     assert not math.isfinite(engine.run([batch]).metrics["error"])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_dice_of_a_threshold_is_scikit_learns_over_all_voxels(masked: bool) -> None:
+    parts, threshold = batches(), 1.2
+    if not masked:
+        for batch in parts:
+            del batch["label"]["mask"]
+    engine = Engine(lambda engine, batch: batch)
+    ThresholdDice(1, threshold).attach(engine, "dice")
+    inside = [batch["label"]["mask"][:, 0] if masked else slice(None) for batch in parts]
+    found, true = (
+        np.concatenate([(x[where] > threshold).flatten() for x, where in zip(maps, inside, strict=True)])
+        for maps in ([b["pred"][:, 1] for b in parts], [b["label"]["parameters"][:, 1] for b in parts])
+    )
+    expected = f1_score(true, found)
+    assert 0.2 < expected < 0.95
+    assert engine.run(parts).metrics["dice"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_dice_of_maps_without_the_finding() -> None:
+    engine = Engine(lambda engine, batch: batch)
+    ThresholdDice().attach(engine, "dice")
+    healthy, ill = torch.full((1, 3, 4, 4), 2.0), torch.full((1, 3, 4, 4), 7.0)
+    none = {"pred": healthy, "label": {"parameters": healthy}}
+    assert math.isnan(engine.run([none]).metrics["dice"])
+    missed = {"pred": healthy, "label": {"parameters": ill}}
+    assert engine.run([none, missed]).metrics["dice"] == 0
+    assert engine.run([none, {"pred": ill, "label": {"parameters": ill}}]).metrics["dice"] == 1
 
 
 TWO_PROCESSES = """
