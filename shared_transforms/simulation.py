@@ -83,19 +83,22 @@ class PatchPoolDataset(Dataset):
         volumes: number of volumes in a pool.
         batches: number of batches in an epoch.
         batch_size: patches in a batch.
-        patch_size: side of the cubic patches of the input [voxels].
-        crop: voxels by which the patches of the label are smaller on every side.
+        patch_size: sides of the patches of the input [voxels]; one number for cubes.
+        crop: voxels by which the patches of the label are smaller on both sides; one number, or one for each axis.
         seed: seed of the run.
         split: ``"train"``, ``"val"`` or ``"test"``; their random streams are disjoint.
         rank: process of a distributed run; each has a pool of its own.
         pool_epochs: epochs that a pool serves.
         background_share: share of patches whose middle lies anywhere in the volume, not in the mask.
-        flip: flip patches along every axis and exchange x with y at random: with B0 along z and cubic voxels the same
-            physics.
+        flip: flip patches along every axis and exchange x with y at random: with B0 along z and cubic voxels, or for
+            square pixels without B0, the same physics.
         labels: which labels are cut out.
+        focus: label ``[n, 1, X, Y, Z]`` of rare voxels in whose midst a share of the patches lies, where the volume has
+            any.
+        focus_share: that share.
 
     Raises:
-        ValueError: where a number or a share is out of its range.
+        ValueError: where a number or a share is out of its range, or patches to be turned are not square.
     """
 
     def __init__(
@@ -104,8 +107,8 @@ class PatchPoolDataset(Dataset):
         volumes: int,
         batches: int,
         batch_size: int,
-        patch_size: int = 64,
-        crop: int = 8,
+        patch_size: int | Sequence[int] = 64,
+        crop: int | Sequence[int] = 8,
         seed: int = 0,
         split: str = "train",
         rank: int = 0,
@@ -113,18 +116,26 @@ class PatchPoolDataset(Dataset):
         background_share: float = 0.1,
         flip: bool = True,
         labels: Sequence[str] = ("parameters", "mask"),
+        focus: str | None = None,
+        focus_share: float = 0.0,
     ) -> None:
+        from monai.utils import ensure_tuple_rep  # here: MONAI takes seconds to import
+
         if min(volumes, batches, batch_size, pool_epochs) < 1:
             raise ValueError(
                 "volumes, batches, batch_size and pool_epochs must be at least 1, got "
                 f"{volumes}, {batches}, {batch_size} and {pool_epochs}"
             )
-        if crop < 0 or patch_size <= 2 * crop:
+        self.patch_size, self.crop = ensure_tuple_rep(patch_size, 3), ensure_tuple_rep(crop, 3)
+        if any(c < 0 or p <= 2 * c for p, c in zip(self.patch_size, self.crop, strict=True)):
             raise ValueError(f"patch_size must be more than twice crop >= 0, got {patch_size} and {crop}")
-        if not 0 <= background_share <= 1:
-            raise ValueError(f"background_share must be in [0, 1], got {background_share}")
+        if flip and (self.patch_size[0] != self.patch_size[1] or self.crop[0] != self.crop[1]):
+            raise ValueError(f"patches to be turned must be square along x and y, got {patch_size} and {crop}")
+        for name, share in (("background_share", background_share), ("focus_share", focus_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {share}")
         self.simulator, self.volumes, self.batches, self.batch_size = simulator, volumes, batches, batch_size
-        self.patch_size, self.crop, self.pool_epochs = patch_size, crop, pool_epochs
+        self.pool_epochs, self.focus, self.focus_share = pool_epochs, focus, focus_share
         self.seed, self.split, self.rank, self.epoch = seed, split, rank, 0
         self.background_share, self.flip, self.labels = background_share, flip, tuple(labels)
         self._pool: dict[int, dict[str, Any]] = {}
@@ -139,7 +150,7 @@ class PatchPoolDataset(Dataset):
         return self.batches
 
     def volume(self, index: int) -> dict[str, Any]:
-        """A volume of the pool: what the simulator gives for it, and the voxels ``inside`` of its mask ``[M]``."""
+        """A volume of the pool: what the simulator gives for it, the voxels ``inside`` its mask and in ``focus``."""
         if index not in self._pool:
             pool = self.epoch // self.pool_epochs
             generator = split_generator(self.seed, pool, index, self.rank, self.split)
@@ -150,7 +161,8 @@ class PatchPoolDataset(Dataset):
             self._pool[index] = {
                 "image": sample["image"][0],
                 "label": kept,
-                "inside": mask.flatten().nonzero().squeeze(1).to(torch.int32),
+                "inside": _voxels(mask),
+                "focus": _voxels(sample["label"][self.focus][0, 0] if self.focus else mask[:0]),
             }
         return self._pool[index]
 
@@ -161,8 +173,12 @@ class PatchPoolDataset(Dataset):
         generator = split_generator(self.seed, self.epoch, _PLACES + index, self.rank, self.split)
         chosen = torch.randint(self.volumes, (self.batch_size,), generator=generator).tolist()
         places = torch.rand((self.batch_size, 5), generator=generator, dtype=torch.float64)
+        # Drawn only where it is used: the patches of a pool without focus stay what they were.
+        focused = torch.zeros(self.batch_size, dtype=torch.bool)
+        if self.focus is not None:
+            focused = torch.rand(self.batch_size, generator=generator) < self.focus_share
         turns = torch.rand((self.batch_size, 4), generator=generator) < 0.5
-        patches = [self._patch(self.volume(v), *at) for v, *at in zip(chosen, places, turns, strict=True)]
+        patches = [self._patch(self.volume(v), *at) for v, *at in zip(chosen, places, focused, turns, strict=True)]
         return {
             "image": torch.stack([image for image, _ in patches]),
             "label": {name: torch.stack([label[name] for _, label in patches]) for name in self.labels},
@@ -170,25 +186,26 @@ class PatchPoolDataset(Dataset):
         }
 
     def _patch(
-        self, volume: dict[str, Any], place: torch.Tensor, turn: torch.Tensor
+        self, volume: dict[str, Any], place: torch.Tensor, focused: torch.Tensor, turn: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """One patch of the image and the smaller ones of the labels."""
         size = volume["image"].shape[1:]
-        if min(size) < self.patch_size:
-            raise ValueError(f"patch_size must be at most the smallest side of the volumes {tuple(size)}")
-        inside = volume["inside"]
-        if place[0] < self.background_share or not len(inside):
+        if any(count < side for count, side in zip(size, self.patch_size, strict=True)):
+            raise ValueError(f"patch_size must be at most the sides of the volumes {tuple(size)}")
+        voxels = volume["focus"] if focused and len(volume["focus"]) else volume["inside"]
+        if (place[0] < self.background_share and not focused) or not len(voxels):
             middle = [int(p * count) for p, count in zip(place[1:4], size, strict=True)]
         else:
-            flat = int(inside[min(int(place[4] * len(inside)), len(inside) - 1)])
+            flat = int(voxels[min(int(place[4] * len(voxels)), len(voxels) - 1)])
             middle = [flat // (size[1] * size[2]), flat // size[2] % size[1], flat % size[2]]
         first = [
-            min(max(m - self.patch_size // 2, 0), count - self.patch_size)
-            for m, count in zip(middle, size, strict=True)
+            min(max(m - side // 2, 0), count - side)
+            for m, side, count in zip(middle, self.patch_size, size, strict=True)
         ]
-        inner = self.patch_size - 2 * self.crop
+        inner = [side - 2 * crop for side, crop in zip(self.patch_size, self.crop, strict=True)]
+        start = [f + crop for f, crop in zip(first, self.crop, strict=True)]
         image = _cut(volume["image"], first, self.patch_size)
-        label = {name: _cut(values, [f + self.crop for f in first], inner) for name, values in volume["label"].items()}
+        label = {name: _cut(values, start, inner) for name, values in volume["label"].items()}
         if self.flip:
             image, label = _turned(image, turn), {name: _turned(values, turn) for name, values in label.items()}
         return image, label
@@ -197,10 +214,15 @@ class PatchPoolDataset(Dataset):
 _PLACES = 1_000_000
 
 
-def _cut(values: torch.Tensor, first: Sequence[int], side: int) -> torch.Tensor:
-    """Cube ``[C, side, side, side]`` of a volume ``[C, X, Y, Z]``."""
-    x, y, z = first
-    return values[:, x : x + side, y : y + side, z : z + side]
+def _voxels(mask: torch.Tensor) -> torch.Tensor:
+    """Flat indices ``[M]`` of the voxels of a mask."""
+    return mask.flatten().nonzero().squeeze(1).to(torch.int32)
+
+
+def _cut(values: torch.Tensor, first: Sequence[int], sides: Sequence[int]) -> torch.Tensor:
+    """Box ``[C, *sides]`` of a volume ``[C, X, Y, Z]``."""
+    (x, y, z), (a, b, c) = first, sides
+    return values[:, x : x + a, y : y + b, z : z + c]
 
 
 def _turned(values: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.inferers import SimpleInferer
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
 __all__ = ["AutocastInferer", "bfloat16_device"]
@@ -31,19 +31,20 @@ def bfloat16_device(device: torch.device | str) -> bool:
     return False
 
 
-class AutocastInferer(SimpleInferer):
-    """The whole input at once, with convolutions and matrix products in bfloat16 where the device has it.
+class AutocastInferer(Inferer):
+    """Another inferer, or the whole input at once, with convolutions and matrix products in bfloat16 where the device has it.
 
     The ``amp`` of MONAI's engines is ``torch.autocast("cuda")`` and leaves a CPU in float32. bfloat16 has the range of
     float32, so no gradient scaler is needed. Weights, their gradients and the result stay in float32.
 
     Args:
         enabled: None takes bfloat16 where the device has instructions for it; True and False decide.
+        inferer: how the input is given to the network; default MONAI's SimpleInferer, the whole at once.
     """
 
-    def __init__(self, enabled: bool | None = None) -> None:
+    def __init__(self, enabled: bool | None = None, inferer: Inferer | None = None) -> None:
         super().__init__()
-        self.enabled = enabled
+        self.enabled, self.inferer = enabled, inferer or SimpleInferer()
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Apply the network.
@@ -60,5 +61,5 @@ class AutocastInferer(SimpleInferer):
         plain = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         enabled = bfloat16_device(plain.device) if self.enabled is None else self.enabled
         with torch.autocast(plain.device.type, torch.bfloat16, enabled=enabled):
-            output = network(plain, *args, **kwargs)
+            output = self.inferer(plain, network, *args, **kwargs)
         return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output

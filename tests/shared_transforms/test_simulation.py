@@ -145,6 +145,8 @@ def test_items_go_through_the_engines() -> None:
         {"crop": 4},
         {"crop": -1},
         {"background_share": 1.5},
+        {"focus_share": -0.1},
+        {"crop": (2, 2, 4)},
     ],
 )
 def test_bad_arguments_are_named(bad: dict[str, Any]) -> None:
@@ -157,3 +159,28 @@ def test_bad_arguments_are_named(bad: dict[str, Any]) -> None:
 def test_a_patch_larger_than_the_volume_is_refused() -> None:
     with pytest.raises(ValueError, match="patch_size must be at most"):
         _dataset(patch_size=24)[0]
+
+
+def test_slices_are_cut_where_patch_and_crop_say() -> None:
+    dataset = _dataset(patch_size=(8, 8, 1), crop=(2, 2, 0), labels=("place", "mask"))
+    batch = dataset[0]
+    assert batch["image"].shape[2:] == (8, 8, 1) and batch["label"]["mask"].shape[2:] == (4, 4, 1)
+    assert torch.equal(batch["image"][:, :3, 2:-2, 2:-2], batch["label"]["place"])
+    with pytest.raises(ValueError, match="square"):
+        _dataset(patch_size=(8, 6, 1), crop=(2, 2, 0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_patches_has_a_rare_voxel_in_its_middle(share: float) -> None:
+    class Rare(Ramp):
+        def simulate(self, drawn: torch.Tensor) -> dict[str, Any]:
+            sample = super().simulate(drawn)
+            sample["label"]["rare"] = torch.zeros_like(sample["label"]["mask"])
+            sample["label"]["rare"][..., 6, 7, 8] = True
+            sample["label"]["mask"][:] = True
+            return sample
+
+    dataset = _dataset(Rare(), batch_size=200, batches=1, patch_size=3, crop=1, focus="rare", focus_share=share)
+    middle = dataset[0]["image"][:, :3, 1, 1, 1]
+    hits = (middle == torch.tensor([6.0, 7.0, 8.0])).all(1).double().mean()
+    assert abs(hits - share) < 0.11
