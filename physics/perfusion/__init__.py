@@ -1,9 +1,25 @@
 """Perfusion by dynamic susceptibility contrast: indicator dilution, signal, deconvolution and maps."""
 
 from physics.perfusion.dilution import ArterialInput, gamma_variate, haematocrit_factor, tissue_concentration
+from physics.perfusion.leakage import correct_leakage
 from physics.perfusion.residues import RESIDUES, residue, residue_spectrum
+from physics.perfusion.signal import (
+    Frames,
+    baseline_signal,
+    baseline_snr,
+    find_frames,
+    relaxation_rate_change,
+    signal_from_concentration,
+)
 
 __all__ = [
+    "signal_from_concentration",
+    "relaxation_rate_change",
+    "find_frames",
+    "correct_leakage",
+    "baseline_snr",
+    "baseline_signal",
+    "Frames",
     "RESIDUES",
     "ArterialInput",
     "gamma_variate",

@@ -6,13 +6,12 @@ c(t) exp(-i omega t).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from physics.perfusion.residues import LONGEST_MTT, RESIDUES, MixtureSpectrum, check_weights
+from physics.perfusion.residues import LONGEST_MTT, MixtureSpectrum, check_weights
 from physics.perfusion.spectral import frequency_grid, synthesis_matrix, synthesise
 
 __all__ = ["ArterialInput", "gamma_variate", "haematocrit_factor", "tissue_concentration"]
