@@ -9,7 +9,7 @@ from physics.perfusion import haematocrit_factor
 
 from .network import FRAMES
 
-__all__ = ["FRAME_TIME", "LEAD", "arterial_arrival", "frame_times", "resampling", "standardise"]
+__all__ = ["FRAME_TIME", "LEAD", "arterial_arrival", "frame_times", "measured_volume", "resampling", "standardise"]
 
 FRAME_TIME = 1.5  # s
 LEAD = 9.0  # s, of the frames before the contrast agent arrives in the arteries
@@ -72,9 +72,9 @@ def standardise(
 ) -> Tensor:
     """Bring series to the form that the network was trained on.
 
-    Tissue curves are divided by the area of the venous curve and multiplied with ``100 factor``: their integral is the
-    CBV in ml/100 g. The arterial curve is scaled to unit area, which corrects its partial volume (k_AV). Echo time, dose
-    and relaxivity drop out.
+    Tissue curves are divided by the area of the venous curve and multiplied with ``100 factor``: their integral is
+    the CBV in ml/100 g. The arterial curve is scaled to unit area, which corrects its partial volume (k_AV). Echo
+    time, dose and relaxivity drop out.
 
     Args:
         image: ``[B, 1 + T, *shape]``: baseline relative to the brain's median, then T tissue concentrations [mM].
@@ -105,3 +105,8 @@ def standardise(
     voxels = tissue.shape[2]
     beside = [image[:, :1].flatten(2), arterial.expand(-1, -1, voxels)]
     return torch.cat([tissue, *beside], 1).unflatten(2, shape)
+
+
+def measured_volume(image: Tensor, frames: int = FRAMES, spacing: float = FRAME_TIME) -> Tensor:
+    """CBV ``[B, 1, *shape]`` [ml/100 g] by integration of the curves in standard images ``[B, 2 N + 1, *shape]``."""
+    return image[:, :frames].sum(1, keepdim=True) * spacing

@@ -26,10 +26,10 @@ def image_channels(frames: int = FRAMES) -> int:
 class STNet(nn.Module):
     """CBV, CBF and Tmax of every voxel from its neighbourhood's curves, its baseline and the arterial curve.
 
-    The spatial encoder looks at each frame alone: four 3 x 3 layers, which leave one position of a 9 x 9 (``context``)
-    or 7 x 7 (``zero``) neighbourhood. What follows sees one voxel: a layer that merges its 64 features with baseline and
-    arterial curve, a global pathway of dilated and a local pathway of plain convolutions over time, two convolutions of
-    both, and two fully connected layers.
+    The spatial encoder looks at each frame alone: four 3 x 3 layers, which leave one position of a 9 x 9
+    (``context``) or 7 x 7 (``zero``) neighbourhood. What follows sees one voxel: a layer that merges its 64 features
+    with baseline and arterial curve, a global pathway of dilated and a local pathway of plain convolutions over time,
+    two convolutions of both, and two fully connected layers.
 
     With ``context`` no layer pads, so one encoder pass over a slice gives what 9 x 9 patches would give one by one. The
     paper pads its 7 x 7 patches with zeros in the first layer (``zero``): no two neighbours share anything, and every
@@ -74,7 +74,10 @@ class STNet(nn.Module):
         sizes = (1, *channels)
         spatial: list[nn.Module] = []
         for k in range(4):
-            spatial += [nn.Conv2d(sizes[k], sizes[k + 1], 3, padding=int(padding == "zero" and k == 0)), nn.ReLU(inplace=True)]
+            spatial += [
+                nn.Conv2d(sizes[k], sizes[k + 1], 3, padding=int(padding == "zero" and k == 0)),
+                nn.ReLU(inplace=True),
+            ]
         self.spatial = nn.Sequential(*spatial)
         # Over time, as [voxel, channel, time, 1]: in the memory format channels_last five times as fast as Conv1d.
         self.merge = nn.Sequential(_temporal(channels[-1] + 2, width), nn.ReLU(inplace=True))
@@ -82,9 +85,14 @@ class STNet(nn.Module):
         for k, dilation in enumerate(dilations):
             far += [_temporal(width if k == 0 else pathway, pathway, dilation=dilation), nn.ReLU(inplace=True)]
         self.far = nn.Sequential(*far)
-        self.near = nn.Sequential(_temporal(width, pathway), nn.ReLU(inplace=True), _temporal(pathway, pathway), nn.ReLU(inplace=True))
+        self.near = nn.Sequential(
+            _temporal(width, pathway), nn.ReLU(inplace=True), _temporal(pathway, pathway), nn.ReLU(inplace=True)
+        )
         self.join = nn.Sequential(
-            _temporal(2 * pathway, width, stride=2), nn.ReLU(inplace=True), _temporal(width, pathway, stride=2), nn.ReLU(inplace=True)
+            _temporal(2 * pathway, width, stride=2),
+            nn.ReLU(inplace=True),
+            _temporal(width, pathway, stride=2),
+            nn.ReLU(inplace=True),
         )
         length = ((frames + 1) // 2 + 1) // 2
         self.head = nn.Sequential(
