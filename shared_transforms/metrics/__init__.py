@@ -1,8 +1,9 @@
-"""Errors of parameter maps: over repeated experiments, over subjects, of whole images, and as metrics of the engines.
+"""Errors of parameter maps: over experiments and subjects, of images, values and regions, and as engine metrics.
 
-All relative quantities are in per cent. Everything is computed in double precision, unless said.
+Relative errors are in per cent, save ``normalised_rmse``. Everything is computed in double precision, unless said.
 """
 
+from shared_transforms.metrics.agreement import concordance, normalised_rmse, pearson, spearman
 from shared_transforms.metrics.engine import (
     HFEN,
     MAE,
@@ -15,6 +16,7 @@ from shared_transforms.metrics.engine import (
     ThresholdDice,
 )
 from shared_transforms.metrics.image import detrended_nrmse, hfen, nrmse, psnr, slope, ssim, xsim
+from shared_transforms.metrics.overlap import dice, equal_error_threshold, hausdorff95, iou, roc_auc
 from shared_transforms.metrics.statistics import (
     Estimate,
     bootstrap,
@@ -37,14 +39,23 @@ __all__ = [
     "ThresholdDice",
     "bootstrap",
     "coefficient_of_variation",
+    "concordance",
     "detrended_nrmse",
+    "dice",
+    "equal_error_threshold",
+    "hausdorff95",
     "hfen",
+    "iou",
+    "normalised_rmse",
     "nrmse",
+    "pearson",
     "psnr",
     "relative_bias",
     "rmse",
     "robust_sd",
+    "roc_auc",
     "slope",
+    "spearman",
     "ssim",
     "xsim",
 ]
