@@ -81,6 +81,7 @@ class PerfusionSimulator:
         device: where the simulation runs.
         size: (X, Y, Z) [voxels], axial slices.
         voxel_size: (dx, dy, dz) [mm].
+        pixel_range: smallest and largest dx = dy, uniform, in place of those [mm]; one for each draw.
         snr: smallest and largest baseline SNR, log-uniform.
         repetition_time: shortest and longest, uniform [s].
         lesion_share: share of the heads with a stroke.
@@ -90,6 +91,7 @@ class PerfusionSimulator:
     device: Any = "cpu"
     size: Sequence[int] = (96, 112, 8)
     voxel_size: Sequence[float] = (2.0, 2.0, 6.0)
+    pixel_range: Sequence[float] | None = None
     snr: Sequence[float] = (20.0, 120.0)
     repetition_time: Sequence[float] = (1.0, 2.5)
     lesion_share: float = 0.7
@@ -97,8 +99,8 @@ class PerfusionSimulator:
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.device)
-        for name in ("snr", "repetition_time"):
-            low, high = getattr(self, name)
+        for name in ("snr", "repetition_time", "pixel_range"):
+            low, high = getattr(self, name) or (1.0, 1.0)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be 0 < low <= high, got {(low, high)}")
         if not 0 <= self.lesion_share <= 1:
@@ -107,9 +109,14 @@ class PerfusionSimulator:
 
     def draw(self, generator: torch.Generator, n: int, split: str = "train") -> Draw:
         """Draw n examinations from a random stream on the CPU; the splits' heads are disjoint."""
+        voxel_size = tuple(self.voxel_size)
+        if self.pixel_range is not None:
+            low, high = self.pixel_range
+            pixel = low + (high - low) * float(torch.rand((), generator=generator))
+            voxel_size = (pixel, pixel, voxel_size[2])
         return Draw(
             draw_anatomy(
-                generator, n, self.size, self.voxel_size, split=split, head=self.head, lesion_share=self.lesion_share
+                generator, n, self.size, voxel_size, split=split, head=self.head, lesion_share=self.lesion_share
             ),
             draw_haemodynamics(generator, n),
             draw_acquisition(
