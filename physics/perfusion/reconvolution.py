@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from .deconvolution import deconvolve
-from .dilution import haematocrit_factor
-from .maps import time_to_maximum
+from physics.perfusion.deconvolution import deconvolve
+from physics.perfusion.dilution import haematocrit_factor
+from physics.perfusion.maps import time_to_maximum
 
 __all__ = ["delay_from_tmax", "reconvolve"]
 
