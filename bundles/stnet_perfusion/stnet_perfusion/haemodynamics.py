@@ -65,7 +65,7 @@ def draw_haemodynamics(generator: torch.Generator, n: int) -> Haemodynamics:
     return Haemodynamics(
         tissue=uniform(*_GREY, *_WHITE).unflatten(1, (2, 2)),
         stroke=uniform(*_OLIGAEMIA, *_PENUMBRA, *_CORE).unflatten(1, (3, 3)),
-        delay=uniform((-0.7, 1.0))[:, 0],
+        delay=uniform((-1.5, 2.0))[:, 0],
         dispersion=uniform((0.0, 0.8))[:, 0],
         dispersion_share=uniform((0.0, 0.35))[:, 0],
         weights=weights / weights.sum(-1, keepdim=True),

@@ -69,7 +69,7 @@ class STNet(nn.Module):
             raise ValueError(f"outputs must be among {OUTPUTS}, got {tuple(outputs)}")
         if len(channels) != 4:
             raise ValueError(f"channels must be four numbers, got {tuple(channels)}")
-        self.frames, self.padding, self.n_outputs = frames, padding, len(outputs)
+        self.frames, self.padding, self.outputs, self.n_outputs = frames, padding, tuple(outputs), len(outputs)
         self.crop = 4 if padding == "context" else 3
         sizes = (1, *channels)
         spatial: list[nn.Module] = []
@@ -128,21 +128,22 @@ class STNet(nn.Module):
         beside = inner.permute(0, 2, 3, 1).reshape(b * x * y, self.frames + 1)
         return self.decode(features, beside).reshape(b, x, y, self.n_outputs).permute(0, 3, 1, 2)
 
-    def estimate(self, image: Tensor, keep: Tensor) -> Tensor:
+    def estimate(self, image: Tensor, keep: Tensor, at_once: int = 512) -> Tensor:
         """Estimate chosen voxels.
 
         Args:
             image: as for :meth:`forward`.
             keep: boolean ``[B, X - 2 crop, Y - 2 crop]``, V of them true.
+            at_once: voxels that the temporal network sees together; what fits into the cache is fastest.
 
         Returns:
             ``[V, outputs]``, in the order of ``keep.nonzero()``.
         """
         c, x, y = self.crop, keep.shape[1], keep.shape[2]
-        chosen = keep.flatten().nonzero().squeeze(1)
-        features = self.encode(image).flatten(0, 1)[chosen]
+        features = self.encode(image).flatten(0, 1)
         inner = image[:, self.frames :, c : c + x, c : c + y].permute(0, 2, 3, 1).flatten(0, 2)
-        return self.decode(features, inner[chosen])
+        parts = keep.flatten().nonzero().squeeze(1).split(at_once)
+        return torch.cat([self.decode(features[part], inner[part]) for part in parts])
 
     def encode(self, image: Tensor) -> Tensor:
         """Spatial features ``[B, X' Y', N, C]`` of every frame, ``X'`` and ``Y'`` as in :meth:`forward`."""
