@@ -6,23 +6,25 @@ c(t) exp(-i omega t).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from physics.perfusion.residues import LONGEST_MTT, MixtureSpectrum, check_weights
-from physics.perfusion.spectral import frequency_grid, synthesis_matrix, synthesise
+from physics.perfusion.residues import LONGEST_MTT, RESIDUES, MixtureSpectrum, check_weights
+from physics.perfusion.spectral import complex_of, frequency_grid, synthesis_matrix, synthesise
 
 __all__ = ["ArterialInput", "gamma_variate", "haematocrit_factor", "tissue_concentration"]
 
 # What may be left of the bolus's spectrum at the band limit, for the arterial curve and for tissue (smoother).
 _LEFT_ARTERIAL = {torch.float32: 2e-7, torch.float64: 1e-10}
 _LEFT_TISSUE = {torch.float32: 3e-4, torch.float64: 1e-8}
+_ROWS_CPU, _ROWS_DEVICE = 1024, 65536  # voxels at a time: what a cache holds, what a device's memory holds
 
 
 def haematocrit_factor(
-    large: float = 0.45, small: float = 0.25, density: float = 1.04, *, as_printed: bool = False
+    large: float = 0.45, small: float = 0.25, density: float = 1.04, as_printed: bool = False
 ) -> float:
     """Haematocrit factor kH/rho = (1 - large) / (1 - small) / density, .7051 ml/g by default.
 
@@ -128,20 +130,23 @@ class ArterialInput:
         """Area of the whole curve to infinity ``[...]`` [mM s]."""
         return self._first_area() * (1 + self.recirculation) + self.peak * self.tail * self.tail_time
 
-    def _spectrum(self, omega: Tensor) -> Tensor:
+    def double_spectrum(self, omega: Tensor) -> Tensor:
+        """As :meth:`spectrum`, but complex128 for any dtype."""
         s = 1j * omega.to(torch.complex128)
-        alpha, beta, delay, width, tail_time = (
-            value.double()[..., None]
-            for value in (self.alpha, self.beta, self.recirculation_delay, self.recirculation_width, self.tail_time)
+
+        def column(name: str) -> Tensor:
+            return getattr(self, name).to(s.device, torch.float64)[..., None]
+
+        beta, power = column("beta"), -(column("alpha") + 1)
+        area = self._first_area().to(s.device, torch.float64)[..., None]
+        tail = column("tail") * column("peak") / (s + 1 / column("tail_time"))
+        second = torch.exp(
+            power * torch.log1p(s * (beta + column("recirculation_width"))) - s * column("recirculation_delay")
         )
-        area = self._first_area().double()[..., None]
-        tail = (self.tail * self.peak).double()[..., None]
-        first = torch.exp(-(alpha + 1) * torch.log1p(s * beta))
-        second = torch.exp(-(alpha + 1) * torch.log1p(s * (beta + width)) - s * delay)
-        total = first * (area + tail / (s + 1 / tail_time)) + second * (self.recirculation.double()[..., None] * area)
-        total = total * torch.exp(-s * self.arrival.double()[..., None])
+        total = torch.exp(power * torch.log1p(s * beta)) * (area + tail) + column("recirculation") * area * second
+        total = total * torch.exp(-s * column("arrival"))
         for dispersion in self.dispersions:
-            total = total / (1 + s * dispersion.double()[..., None])
+            total = total / (1 + s * dispersion.to(s.device, torch.float64)[..., None])
         return total
 
     def spectrum(self, omega: Tensor) -> Tensor:
@@ -151,38 +156,72 @@ class ArterialInput:
             omega: ``[F]`` [rad/s]; complex with a negative imaginary part for the spectrum of c(t) exp(-damping t).
 
         Returns:
-            Complex ``[..., F]`` [mM s].
+            Complex ``[..., F]`` [mM s], on the device of ``omega``.
         """
-        return self._spectrum(omega).to(torch.complex128 if self.arrival.dtype == torch.float64 else torch.complex64)
+        return self.double_spectrum(omega).to(complex_of(self.arrival.dtype))
 
-    def _band(self, left: float) -> float:
+    def band(self, left: float) -> float:
         """Angular frequency [rad/s] beyond which every bolus of the batch has less than ``left`` of its area."""
         alpha, beta = self.alpha.detach().double(), self.beta.detach().double()
         return float((left ** (-1 / (alpha + 1)) / beta).max())
 
     def concentration(self, times: Tensor) -> Tensor:
-        """Concentration at any times.
+        """Concentration at any times, to about 1e-6 of the peak (float64: 1e-8).
 
         Args:
             times: ``[T]`` [s].
 
         Returns:
-            ``[..., T]`` [mM].
+            ``[..., T]`` [mM], on the device of ``times``.
 
         Raises:
-            ValueError: if beta or alpha is not positive.
+            ValueError: if alpha, beta or tail_time is not positive, or a dispersion negative.
         """
-        self._check()
+        self.check()
         dtype = self.arrival.dtype
-        grid = frequency_grid(times, self._band(_LEFT_ARTERIAL.get(dtype, 2e-7)), dtype)
-        spectrum = self._spectrum(grid.omega(times.device))
+        grid = frequency_grid(times, self.band(_LEFT_ARTERIAL.get(dtype, 2e-7)), dtype)
+        spectrum = self.double_spectrum(grid.omega(times.device))
         return synthesise(spectrum, synthesis_matrix(grid, times, torch.float64)).to(dtype)
 
-    def _check(self) -> None:
-        for name in ("alpha", "beta"):
-            lowest = float(getattr(self, name).detach().min())
+    def check(self) -> None:
+        """See that the curve can be evaluated.
+
+        Raises:
+            ValueError: if alpha, beta or tail_time is not positive, or a dispersion negative.
+        """
+        for name in ("alpha", "beta", "tail_time"):
+            lowest = _lowest(getattr(self, name))
             if not lowest > 0:
                 raise ValueError(f"{name} must be positive, got {lowest}")
+        for dispersion in self.dispersions:
+            _check_dispersion(dispersion)
+
+
+def _lowest(values: Tensor) -> float:
+    return float(values.detach().min()) if values.numel() else math.inf
+
+
+def _check_dispersion(dispersion: Tensor) -> None:
+    if not _lowest(dispersion) >= 0:
+        raise ValueError(f"dispersion must not be negative [s], got {_lowest(dispersion)}")
+
+
+def _check_transit(mtt: Tensor) -> None:
+    lowest, highest = _lowest(mtt), -_lowest(-mtt)
+    if not (lowest >= 0 and highest <= LONGEST_MTT):
+        raise ValueError(f"mtt must lie between 0 and {LONGEST_MTT} s, got {lowest} to {highest}")
+
+
+def _delay_spectrum(omega: Tensor, delay: Tensor) -> Tensor:
+    """exp(-i omega delay) ``[N, F]`` for delays ``[N]``."""
+    real, imaginary = omega.real.to(delay), omega.imag.to(delay)
+    return torch.polar(torch.exp(imaginary * delay[:, None]), -real * delay[:, None])
+
+
+def _dispersion_denominator(omega: Tensor, dispersion: Tensor) -> Tensor:
+    """1 + i omega dispersion ``[N, F]`` for time constants ``[N]``."""
+    real, imaginary = omega.real.to(dispersion), omega.imag.to(dispersion)
+    return torch.complex(1 - imaginary * dispersion[:, None], real * dispersion[:, None])
 
 
 def _rows(aif: ArterialInput, values: list[Tensor]) -> tuple[Tensor, list[Tensor], torch.Size]:
@@ -205,7 +244,7 @@ def tissue_concentration(
     delay: Tensor | float = 0.0,
     dispersion: Tensor | float = 0.0,
     weights: Tensor | None = None,
-    gamma_shape: float = 3.0,
+    gamma_shape: float | Tensor = 3.0,
     factor: float | None = None,
 ) -> Tensor:
     """Concentration in tissue: CBF / (6000 factor) times the convolution of the local arterial curve with R.
@@ -223,54 +262,44 @@ def tissue_concentration(
         delay: ``[...]`` [s], may be negative.
         dispersion: ``[...]`` [s], time constant of an exponential vascular transport function of unit area.
         weights: ``[..., 5]`` of the residues, in the order of ``RESIDUES``; None for the exponential alone.
-        gamma_shape: shape of the gamma residue.
+        gamma_shape: shape of the gamma residue, one positive number; it is not differentiated.
         factor: haematocrit factor [ml/g]; None for :func:`haematocrit_factor`.
 
     Returns:
         ``[..., T]`` [mM], in the dtype of ``cbf``.
 
     Raises:
-        ValueError: for MTT out of range, weights of other length, alpha, beta, gamma_shape or factor not positive.
+        ValueError: for MTT out of range, weights of other length, alpha, beta,
+            tail_time, gamma_shape or factor not positive, or a dispersion negative.
     """
-    aif._check()
+    aif.check()
     factor = haematocrit_factor() if factor is None else factor
     if not factor > 0:
         raise ValueError(f"factor must be positive [ml/g], got {factor}")
-    lowest, highest = (float(edge) for edge in torch.aminmax(mtt.detach()))
-    if not (lowest >= 0 and highest <= LONGEST_MTT):
-        raise ValueError(f"mtt must lie between 0 and {LONGEST_MTT} s, got {lowest} to {highest}")
+    _check_transit(mtt)
     delay, dispersion, mtt = (torch.as_tensor(value).to(cbf) for value in (delay, dispersion, mtt))
-    if weights is None:
-        weights = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]).to(cbf)
-    weights = check_weights(weights).to(cbf)
-    used = (
-        tuple((weights.detach() != 0).flatten(0, -2).any(0).tolist())
-        if weights.ndim > 1
-        else (tuple((weights.detach() != 0).tolist()))
-    )
-    plain = [not bool(value.detach().any()) and not value.requires_grad for value in (delay, dispersion)]
+    _check_dispersion(dispersion)
+    weights = torch.eye(len(RESIDUES)).to(cbf)[0] if weights is None else check_weights(weights).to(cbf)
+    used = (weights.detach() != 0).reshape(-1, len(RESIDUES)).any(0).tolist()
+    delayed, dispersed = (bool(value.detach().any()) or value.requires_grad for value in (delay, dispersion))
 
-    values = [cbf, mtt, delay, dispersion, *weights.unbind(-1)]
-    index, (flow, transit, shift, wide, *mixed), shape = _rows(aif, values)
-    grid = frequency_grid(times, aif._band(_LEFT_TISSUE.get(cbf.dtype, 3e-4)), cbf.dtype)
+    index, values, shape = _rows(aif, [cbf / (6000 * factor), mtt, delay, dispersion, *weights.unbind(-1)])
+    flow, transit, shift, wide, *mixed = values
+    mixture = torch.stack(mixed, -1)
+    grid = frequency_grid(times, aif.band(_LEFT_TISSUE.get(cbf.dtype, 3e-4)), cbf.dtype)
     omega = grid.omega(cbf.device)
-    complex_type = torch.complex128 if cbf.dtype == torch.float64 else torch.complex64
-    arterial = aif._spectrum(omega).reshape(-1, grid.count).to(complex_type)
+    arterial = aif.double_spectrum(omega).reshape(-1, grid.count).to(complex_of(cbf.dtype))
     residues = MixtureSpectrum(grid, used, gamma_shape, cbf)
     matrix = synthesis_matrix(grid, times, cbf.dtype)
-    mixture = torch.stack(mixed, -1)
-    angular = omega.real.to(cbf)
-    curves = []
-    rows = 1024 if cbf.device.type == "cpu" else 65536
-    for start in range(0, max(flow.shape[0], 1), rows):
+    curves = [flow.new_zeros((0, times.shape[0]))]
+    rows = _ROWS_CPU if cbf.device.type == "cpu" else _ROWS_DEVICE
+    for start in range(0, flow.shape[0], rows):
         part = slice(start, start + rows)
         spectrum = residues(transit[part], mixture[part])
         spectrum = spectrum * (arterial if arterial.shape[0] == 1 else arterial[index[part]])
-        scale = flow[part] / (6000 * factor)
-        if not plain[0]:
-            spectrum = spectrum * torch.polar(torch.ones_like(angular), angular * -shift[part, None])
-            scale = scale * torch.exp(-grid.damping * shift[part])
-        if not plain[1]:
-            spectrum = spectrum / torch.complex(1 + grid.damping * wide[part, None], angular * wide[part, None])
-        curves.append(synthesise(spectrum, matrix) * scale[:, None])
+        if delayed:
+            spectrum = spectrum * _delay_spectrum(omega, shift[part])
+        if dispersed:
+            spectrum = spectrum / _dispersion_denominator(omega, wide[part])
+        curves.append(synthesise(spectrum, matrix) * flow[part, None])
     return torch.cat(curves).reshape(*shape, times.shape[0])

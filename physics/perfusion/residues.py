@@ -7,12 +7,14 @@ z = i omega MTT.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from physics.perfusion.spectral import Grid
+from physics.perfusion.spectral import Grid, complex_of
 
 __all__ = ["RESIDUES", "residue", "residue_spectrum"]
 
@@ -23,13 +25,14 @@ _SMOOTH = (0, 3, 4)  # residues whose spectra are smooth in log MTT; the others 
 _LOW = 24  # frequencies that are evaluated in double precision: the edges' spectra cancel to second order
 
 
-def _check_shape(gamma_shape: float) -> float:
-    if not gamma_shape > 0:
-        raise ValueError(f"gamma_shape must be positive, got {gamma_shape}")
-    return float(gamma_shape)
+def _check_shape(gamma_shape: float | Tensor) -> float:
+    shape = float(gamma_shape)
+    if not shape > 0:
+        raise ValueError(f"gamma_shape must be positive, got {shape}")
+    return shape
 
 
-def residue(times: Tensor, mtt: Tensor, kind: str, gamma_shape: float = 3.0) -> Tensor:
+def residue(times: Tensor, mtt: Tensor, kind: str, gamma_shape: float | Tensor = 3.0) -> Tensor:
     """Residue function of one kind.
 
     ``exponential``: exp(-t/MTT). ``box``: 1 until MTT. ``linear``: 1 - t/(2 MTT) until 2 MTT. ``lorentzian``:
@@ -40,7 +43,7 @@ def residue(times: Tensor, mtt: Tensor, kind: str, gamma_shape: float = 3.0) -> 
         times: ``[T]`` [s].
         mtt: mean transit time ``[...]`` [s], positive.
         kind: one of ``RESIDUES``.
-        gamma_shape: shape of the gamma distribution, positive.
+        gamma_shape: shape of the gamma distribution, one positive number.
 
     Returns:
         R ``[..., T]``, 0 before t = 0.
@@ -101,7 +104,9 @@ def _smooth(z: Tensor, kind: int, gamma_shape: float) -> Tensor:
     return _lorentzian(z) if kind == 3 else _gamma(z, gamma_shape)
 
 
-def residue_spectrum(omega: Tensor, mtt: Tensor, weights: Tensor | None = None, gamma_shape: float = 3.0) -> Tensor:
+def residue_spectrum(
+    omega: Tensor, mtt: Tensor, weights: Tensor | None = None, gamma_shape: float | Tensor = 3.0
+) -> Tensor:
     """Spectrum of a mixture of residues: the integral of R(t) exp(-i omega t).
 
     Analytic, that of the Lorentzian by quadrature to 1e-9.
@@ -110,7 +115,7 @@ def residue_spectrum(omega: Tensor, mtt: Tensor, weights: Tensor | None = None, 
         omega: ``[F]`` [rad/s], not 0; complex with a negative imaginary part for the spectrum of R(t) exp(-damping t).
         mtt: ``[...]`` [s], positive.
         weights: ``[..., 5]`` in the order of ``RESIDUES``, sum 1; None for the exponential alone.
-        gamma_shape: shape of the gamma residue.
+        gamma_shape: shape of the gamma residue, one positive number; it is not differentiated.
 
     Returns:
         Spectrum ``[..., F]`` [s], complex.
@@ -118,7 +123,7 @@ def residue_spectrum(omega: Tensor, mtt: Tensor, weights: Tensor | None = None, 
     Raises:
         ValueError: for weights of other length or a shape that is not positive.
     """
-    kind = torch.complex128 if mtt.dtype == torch.float64 else torch.complex64
+    kind = complex_of(mtt.dtype)
     z = (1j * omega.to(torch.complex128)) * mtt.double()[..., None]
     if weights is None:
         return (mtt[..., None] / (1 + z)).to(kind)
@@ -153,7 +158,6 @@ def _position(mtt: Tensor) -> Tensor:
     return (2 * torch.log(mtt) - (high + low)) / (high - low)
 
 
-@lru_cache(maxsize=32)
 def _coefficients(grid: Grid, kind: int, gamma_shape: float, degree: int) -> Tensor:
     """Chebyshev coefficients in log MTT of one smooth spectrum, real and imaginary parts interleaved, [degree, 2F]."""
     angle = (torch.arange(degree, dtype=torch.float64) + 0.5) * (math.pi / degree)
@@ -163,6 +167,20 @@ def _coefficients(grid: Grid, kind: int, gamma_shape: float, degree: int) -> Ten
     transform = torch.cos(torch.arange(degree, dtype=torch.float64)[:, None] * angle) * (2 / degree)
     transform[0] /= 2
     return transform @ torch.view_as_real(values).flatten(1)
+
+
+@lru_cache(maxsize=16)
+def _lorentzian_coefficients(grid: Grid, degree: int) -> Tensor:
+    """As above for the Lorentzian, whose quadrature takes a tenth of a second."""
+    return _coefficients(grid, 3, 1.0, degree)
+
+
+def _table(grid: Grid, kind: int, gamma_shape: float, degree: int) -> Tensor:
+    if kind != 3:
+        return _coefficients(grid, kind, gamma_shape, degree)
+    # Bands differ from bolus to bolus: one table in blocks of frequencies serves them all.
+    block = replace(grid, count=512 * math.ceil(grid.count / 512))
+    return _lorentzian_coefficients(block, degree)[:, : 2 * grid.count]
 
 
 class MixtureSpectrum:
@@ -178,18 +196,18 @@ class MixtureSpectrum:
         like: a tensor that has the dtype and the device.
     """
 
-    def __init__(self, grid: Grid, used: tuple[bool, ...], gamma_shape: float, like: Tensor) -> None:
+    def __init__(self, grid: Grid, used: Sequence[bool], gamma_shape: float | Tensor, like: Tensor) -> None:
         degree = 72 if like.dtype == torch.float64 else 40
         shape = _check_shape(gamma_shape)
         self.smooth = [index for index in _SMOOTH if used[index]]
         self.edges = used[1] or used[2]
         self.degree = degree
-        tables = [_coefficients(grid, index, shape if index == 4 else 1.0, degree) for index in self.smooth]
+        tables = [_table(grid, index, shape, degree) for index in self.smooth]
         self.table = torch.cat(tables).to(like) if tables else None
         self.s = 1j * grid.omega(like.device)
 
     def _edge_rows(self, mtt: Tensor, weights: Tensor) -> Tensor:
-        kind = torch.complex128 if mtt.dtype == torch.float64 else torch.complex64
+        kind = complex_of(mtt.dtype)
         parts = []
         for s, dtype in ((self.s[:_LOW], torch.float64), (self.s[_LOW:], mtt.dtype)):
             rate = s.imag.to(dtype) * mtt.to(dtype)[:, None]

@@ -108,13 +108,14 @@ def _spread(y: Tensor) -> float:
     return 1.4826 * float(y.diff(n=2).abs().median()) / math.sqrt(6)
 
 
-def _peak(y: Tensor) -> int:
-    """Frame of the largest value over the line from the first to the last frames, away from single spikes."""
+def _peak(y: Tensor) -> tuple[int, float]:
+    """Frame and height of the largest value over the line from the first to the last frames, single spikes apart."""
     smooth = _median3(y)
     edge = max(3, len(y) // 10)
     start, end = smooth[1:4].median(), smooth[-edge:].median()
-    line = start + (end - start) * torch.linspace(0, 1, len(y), dtype=y.dtype)
-    return 2 + int((smooth - line)[2:-1].argmax())
+    excess = smooth - (start + (end - start) * torch.linspace(0, 1, len(y), dtype=y.dtype))
+    peak = 2 + int(excess[2:-1].argmax())
+    return peak, float(excess[peak])
 
 
 def _level(y: Tensor) -> Tensor:
@@ -137,11 +138,13 @@ def _onset(y: Tensor, peak: int) -> int:
 
 
 def _dummies(y: Tensor, end: int) -> int:
-    """Number of frames at the start that differ from the level before ``end``; at least one frame is left."""
-    level = _level(y[:end])
-    noise = float(y[end // 2 : end].std()) if end >= 6 else 0.0
-    off = ((y[: min(end - 1, MOST_DUMMIES)] - level).abs() > max(SMALLEST_DUMMY, 5 * noise)).tolist()
-    return off.index(False) if False in off else len(off)
+    """Number of frames at the start that differ from the four that follow; at least one before ``end`` is left."""
+    noise = float(y[end // 2 : end].diff().square().mean().sqrt()) / math.sqrt(2) if end >= 6 else 0.0
+    tolerance = max(SMALLEST_DUMMY, 5 * noise)
+    for frame in range(min(end - 1, MOST_DUMMIES)):
+        if abs(float(y[frame] - y[frame + 1 : min(frame + 5, end)].median())) <= tolerance:
+            return frame
+    return max(0, min(end - 1, MOST_DUMMIES))
 
 
 def find_frames(mean_signal: Tensor, dt: float) -> Frames:
@@ -167,15 +170,16 @@ def find_frames(mean_signal: Tensor, dt: float) -> Frames:
         raise ValueError(f"dt must be positive [s], got {dt}")
     n = len(signal)
     y = -signal.log()
-    peak = _peak(y)
+    peak, excess = _peak(y)
     onset = _onset(y, peak)
-    height = float(y[peak] - _level(y[:onset]))
-    recovered = float(y[peak] - _median3(y)[peak:].min())
-    bolus = height > max(SMALLEST_BOLUS, 6 * _spread(y)) and recovered > height / 3
+    noise = _spread(y)
+    recovered = float(_median3(y)[peak] - _median3(y)[peak:].min())
+    bolus = excess > max(SMALLEST_BOLUS, 6 * noise) and recovered > max(excess / 6, 4 * noise)
     if not bolus:
         onset = peak = n
-    dummy = _dummies(y, onset)
-    end = max(min(onset, dummy + 3), onset - math.ceil(MARGIN / dt)) if bolus else n
+    early = onset - math.ceil(MARGIN / dt) if bolus else n
+    dummy = _dummies(y, max(early, min(onset, 3)))
+    end = max(early, min(onset, dummy + 3))
     level = float(signal[dummy:end].mean())
     return Frames(
         dummy=dummy,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Grid", "frequency_grid", "synthesise"]
+__all__ = ["Grid", "complex_of", "frequency_grid", "synthesis_matrix", "synthesise"]
 
 SHORTEST_PERIOD = 256.0  # s: long against every transit time, so that few frequencies change where a scan is longer
 MOST_FREQUENCIES = 16384
@@ -39,6 +39,11 @@ class Grid:
         """Angular frequencies omega_k - i damping, complex128 ``[F]`` [rad/s]."""
         omega = torch.arange(self.count, dtype=torch.float64, device=device) * (2 * math.pi / self.period)
         return torch.complex(omega, torch.full_like(omega, -self.damping))
+
+
+def complex_of(dtype: torch.dtype) -> torch.dtype:
+    """The complex dtype of a real one: complex128 for float64, complex64 for any other."""
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
 
 
 def frequency_grid(times: Tensor, band: float, dtype: torch.dtype) -> Grid:
