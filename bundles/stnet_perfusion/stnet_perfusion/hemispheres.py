@@ -1,7 +1,7 @@
 """The plane between the hemispheres, and a map relative to the other side.
 
-The plane is flat and is found in the image before the bolus: it assumes a head that is its own mirror image. It does not
-follow a midline that is shifted by swelling, and a ratio to the other side means little where both sides are ill.
+The plane is flat and is found in the image before the bolus: it assumes a head that is its own mirror image. It does
+not follow a midline that is shifted by swelling, and a ratio to the other side means little where both sides are ill.
 """
 
 from __future__ import annotations

@@ -1,0 +1,316 @@
+"""What a stroke reader asks of the maps: volumes, mismatch, side, and how far to trust them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from shared_transforms.atomic import atomic_write
+from shared_transforms.errors import QMRIError
+from shared_transforms.io import ParameterMap, read_mask
+from shared_transforms.io.nifti import read_header
+
+from .hemispheres import MidPlane, find_mid_plane, relative_to_mirror
+from .lesions import CORE_FLOW, Lesion, core_by_flow, find_lesion, normal_flow
+from .maps import HYPOPERFUSED
+from .summary_report import sections_of
+
+__all__ = ["MISMATCH_ML", "MISMATCH_RATIO", "SaveSummaryd", "StrokeSummaryd"]
+
+Array = npt.NDArray[Any]
+
+MISMATCH_RATIO, MISMATCH_ML = 1.8, 15.0  # DEFUSE 3 (Albers et al., N Engl J Med 2018;378:708)
+ONE_SIDED = 0.7  # share of the lesion on one side from which it is said to be of that side
+MANY_NEGATIVE = 0.05  # share of voxels with Tmax < 0 from which a note is made
+SYMMETRIC = 0.8  # correlation with the mirror image below which the plane is doubtful
+NEGATIVE_MEANS = (
+    "Tmax < 0: the contrast agent is in this tissue before it is in the artery that was measured. A few are noise; "
+    "many mean an artery that itself is reached late, as beyond a stenosis: Tmax is then too short everywhere, volumes "
+    "are too small, and another artery should be given (aif_mask_file)"
+)
+PLANE_LIMITS = (
+    "one flat plane, from the symmetry of the image before the bolus: it does not follow a shifted midline, and ratios "
+    "to the other side mean little where both sides are ill"
+)
+
+
+class StrokeSummaryd(MapTransform):
+    """Measure the lesion: ``item["summary"]``, its parts for the report, and the maps and masks that belong to it.
+
+    ``item["maps"]`` gains CBF and CBV relative to the mirrored tissue and the core; its mask of Tmax > 6 s loses the
+    parts that are too small. Nothing is written. The core is what a file says, or tissue of the lesion with less than
+    30 % of the CBF of normal tissue (Tmax at most 4 s, opposite side).
+
+    Args:
+        keys: key of the maps, as ``MapsFromPredictiond`` makes them.
+        smallest_part_ml: isolated parts of lesion and core below this volume are removed [ml].
+        core_mask_file: NIfTI mask of the core on the grid of the series, such as one of a diffusion image; or None.
+        mirror_fwhm_mm: width of the Gaussian mean over the mirrored tissue [mm].
+        image_key: key of the MetaTensor ``[1 + T, X, Y, Z]``.
+
+    Raises:
+        QMRIError: a smallest volume that is negative, or a core that is missing, empty or on another grid.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "maps",
+        smallest_part_ml: float = 1.0,
+        core_mask_file: str | Path | None = None,
+        mirror_fwhm_mm: float = 10.0,
+        image_key: str = "image",
+    ) -> None:
+        super().__init__(keys)
+        for name, value in (("smallest_part_ml", smallest_part_ml), ("mirror_fwhm_mm", mirror_fwhm_mm)):
+            if not (math.isfinite(value) and value >= 0.0):
+                raise QMRIError(
+                    field=name, found=value, expected="0 or more", remedy="correct the config"
+                )  # fmt: skip
+        self.smallest_ml, self.fwhm = float(smallest_part_ml), float(mirror_fwhm_mm)
+        self.core_file = None if core_mask_file is None else Path(core_mask_file)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with ``summary``, ``sections`` of the report, ``notes``, and more in ``maps``."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            maps, image = dict(item[key]), item[self.image_key]
+            affine = np.asarray(image.affine, dtype=np.float64)
+            cbv, cbf, tmax = (maps[name].data.numpy() for name in ("cbv", "cbf", "tmax"))
+            mask = maps["mask"].data.numpy().astype(bool)
+            voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+            plane = find_mid_plane(_array(image[0]), mask, affine)
+            side = plane.side(mask.shape, affine)
+            lesion = find_lesion(tmax, mask, voxel_ml, self.smallest_ml, HYPOPERFUSED)
+            core, core_facts = self._core(item, cbf, tmax, mask, side, lesion, voxel_ml)
+            maps["label-hypoperfused_mask"] = _mask_map(lesion.above[HYPOPERFUSED], self._lesion_text())
+            maps["label-core_mask"] = _mask_map(core, core_facts["source"])
+            for name, values in (("relcbv", cbv), ("relcbf", cbf)):
+                maps[name] = self._relative(name, values, mask, plane, affine)
+            item[key] = {name: maps[name] for name in sorted(maps, key=lambda name: maps[name].kind != "map")}
+            item["summary"] = {
+                "stem": item["stem"],
+                "hypoperfusion": self._hypoperfusion(lesion, side, voxel_ml),
+                "core": core_facts,
+                "mismatch": _mismatch(lesion.above[HYPOPERFUSED], core, voxel_ml),
+                "mid_plane": _plane_facts(plane),
+                "input_functions": _curve_facts(item),
+                "negative_delay": {"share": float((tmax[mask] < 0).mean()) if mask.any() else 0.0}
+                | {"meaning": NEGATIVE_MEANS},
+                "quality": _quality(item, mask, voxel_ml),
+                "medians": _medians(maps, mask & (side > 0), mask & (side < 0)),
+            }
+            item["notes"] = [*item.get("notes", []), *_notes(item["summary"])]
+            drawn = sections_of(item, item["summary"], lesion, core, affine)
+            item["sections"] = [*item.get("sections", []), *drawn]
+        return item
+
+    def _lesion_text(self) -> str:
+        return f"Tissue with Tmax > {HYPOPERFUSED:g} s, without isolated parts below {self.smallest_ml:g} ml"
+
+    def _core(
+        self, item: dict[Hashable, Any], cbf: Array, tmax: Array, mask: Array, side: Array, lesion: Lesion,
+        voxel_ml: float,
+    ) -> tuple[Array, dict[str, Any]]:  # fmt: skip
+        """The core and what is to be said of it."""
+        within = lesion.above[HYPOPERFUSED]
+        reference, opposite = normal_flow(cbf, tmax, mask, side, within)
+        where = "on the side opposite to the lesion" if opposite else "on both sides"
+        facts: dict[str, Any] = {
+            "normal_cbf_ml_per_100g_per_min": _number(reference),
+            "normal_tissue": f"Tmax at most 4 s, {where}",
+        }
+        if self.core_file is not None:
+            core, notes = read_mask(self.core_file, read_header(Path(item["sources"][0])), "core_mask_file")
+            item["notes"] = [*item.get("notes", []), *notes]
+            item["sources"] = [*item["sources"], str(self.core_file)]
+            source = f"Core as given in {self.core_file.name}"
+        else:
+            core = core_by_flow(cbf, reference, within, voxel_ml, self.smallest_ml)
+            source = (
+                f"Core: CBF below {CORE_FLOW:.0%} of that of normal tissue, within Tmax > {HYPOPERFUSED:g} s, without "
+                f"isolated parts below {self.smallest_ml:g} ml"
+            )
+        outside = float((core & ~within).sum()) * voxel_ml
+        return core, {
+            "volume_ml": float(core.sum()) * voxel_ml, "source": source, **facts,
+            "outside_hypoperfusion_ml": outside,
+        }  # fmt: skip
+
+    def _hypoperfusion(self, lesion: Lesion, side: Array, voxel_ml: float) -> dict[str, Any]:
+        volumes = {threshold: float(part.sum()) * voxel_ml for threshold, part in lesion.above.items()}
+        main = lesion.above[HYPOPERFUSED]
+        right = float((main & (side > 0)).sum()) * voxel_ml
+        left = volumes[HYPOPERFUSED] - right
+        return {
+            "volume_ml": {f"tmax_above_{threshold:g}_s": volume for threshold, volume in volumes.items()},
+            "intensity_ratio": volumes[10.0] / volumes[HYPOPERFUSED] if volumes[HYPOPERFUSED] else None,
+            "right_ml": right,
+            "left_ml": left,
+            "side": _side(right, left),
+            "smallest_part_ml": self.smallest_ml,
+            "removed_small_parts_ml": {f"tmax_above_{t:g}_s": volume for t, volume in lesion.removed_ml.items()},
+        }
+
+    def _relative(self, name: str, values: Array, mask: Array, plane: MidPlane, affine: Array) -> ParameterMap:
+        ratio = relative_to_mirror(values, mask, plane, affine, self.fwhm).astype(np.float32)
+        quantity = name.removeprefix("rel").upper()
+        text = f"{quantity} relative to the mirrored tissue (Gaussian mean of {self.fwhm:g} mm); {PLANE_LIMITS}"
+        return ParameterMap(torch.from_numpy(ratio), "1", text, (0.0, 2.0))
+
+
+class SaveSummaryd(MapTransform):
+    """Write ``item["summary"]`` to ``<output_dir>/<stem>/<stem>_summary.json``: complete, or not at all.
+
+    Units stand in the names of the values. The file goes into ``item["files"]``.
+
+    Args:
+        keys: key of the summary.
+        output_dir: folder of the maps.
+        software_name: for GeneratedBy.
+        software_version: for GeneratedBy.
+        weights_sha256: sha256 of the network's weights; None for an estimator without any.
+        method: how the maps were computed, in a few words.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "summary",
+        *,
+        output_dir: str | Path,
+        software_name: str,
+        software_version: str,
+        weights_sha256: str | None = None,
+        method: str = "",
+    ) -> None:
+        super().__init__(keys)
+        self.output_dir = Path(output_dir)
+        self.generated_by = {"Name": software_name, "Version": software_version, "Method": method}
+        if weights_sha256:
+            self.generated_by["WeightsSHA256"] = weights_sha256
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item with the file added to ``files``."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            path = self.output_dir / item["stem"] / f"{item['stem']}_summary.json"
+            content = {
+                **item[key], "notes": list(item.get("notes", [])), "generated_by": self.generated_by,
+                "intended_use": "For research. Not a medical device: not for diagnosis or treatment.",
+            }  # fmt: skip
+            with atomic_write(path) as file:
+                file.write((json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            item["files"] = [*item.get("files", []), str(path)]
+        return item
+
+
+def _side(right: float, left: float) -> str | None:
+    total = right + left
+    if not total:
+        return None
+    return "right" if right >= ONE_SIDED * total else "left" if left >= ONE_SIDED * total else "both"
+
+
+def _mismatch(lesion: Array, core: Array, voxel_ml: float) -> dict[str, Any]:
+    """Volume of the lesion less that of the core, as the trials define it."""
+    late, lost = float(lesion.sum()) * voxel_ml, float(core.sum()) * voxel_ml
+    ratio = late / lost if lost else None
+    enough = late - lost >= MISMATCH_ML
+    return {
+        "volume_ml": late - lost,
+        "ratio": ratio,
+        "criterion": f"ratio at least {MISMATCH_RATIO:g} (none without a core: met) and at least {MISMATCH_ML:g} ml",
+        "met": bool(enough and (ratio is None or ratio >= MISMATCH_RATIO)),
+    }
+
+
+def _plane_facts(plane: MidPlane) -> dict[str, Any]:
+    return {
+        "normal_ras": list(plane.normal),
+        "offset_mm": plane.offset,
+        "symmetry": plane.symmetry,
+        "limits": PLANE_LIMITS,
+    }
+
+
+def _curve_facts(item: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """Arterial and venous curve: what they come from, and what they are like."""
+    dt = float(item["acquisition"]["repetition_time"])
+    facts: dict[str, Any] = {"k_av": float(item["k_av"])}
+    for name in ("aif", "vof"):
+        curve = torch.as_tensor(item[name]).flatten().double().cpu()
+        found = item.get("input_functions", {}).get(name, {})
+        voxels = found.get("voxels")
+        facts[name] = {
+            "source": found.get("source", "given"),
+            "score": _number(found.get("score")),
+            "peak_mM": float(curve.max()),
+            "time_to_peak_s": float(curve.argmax()) * dt,
+            "area_mM_s": float(curve.sum()) * dt,
+            "voxels": [] if voxels is None else torch.as_tensor(voxels).tolist(),
+            "curve_mM": [round(float(value), 5) for value in curve],
+        }
+    return facts
+
+
+def _quality(item: Mapping[Hashable, Any], mask: Array, voxel_ml: float) -> dict[str, Any]:
+    frames = len(torch.as_tensor(item["aif"]).flatten())
+    dt = float(item["acquisition"]["repetition_time"])
+    return {
+        "relative_residual": _number(item.get("residual")),
+        "baseline_snr": _number(item.get("snr")),
+        "frames": frames,
+        "frame_time_s": dt,
+        "duration_s": frames * dt,
+        "brain_volume_ml": float(mask.sum()) * voxel_ml,
+    }
+
+
+def _medians(maps: Mapping[str, ParameterMap], right: Array, left: Array) -> dict[str, Any]:
+    """Median of each map on each side, with its unit."""
+    facts = {}
+    for name in ("cbv", "cbf", "mtt", "tmax"):
+        values = maps[name].data.numpy()
+        sides = {"right": values[right], "left": values[left]}
+        medians = {side: float(np.median(some)) if len(some) else None for side, some in sides.items()}
+        facts[name] = {"unit": maps[name].unit, **medians}
+    return facts
+
+
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if summary["negative_delay"]["share"] > MANY_NEGATIVE:
+        notes.append(f"{summary['negative_delay']['share']:.0%} of the brain has {NEGATIVE_MEANS}")
+    if summary["mid_plane"]["symmetry"] < SYMMETRIC:
+        notes.append(
+            f"the image before the bolus is not symmetric (correlation with its mirror image "
+            f"{summary['mid_plane']['symmetry']:.2f}): sides and ratios to the other side are doubtful"
+        )
+    if summary["core"]["outside_hypoperfusion_ml"] > 0.5 * summary["core"]["volume_ml"] > 0.0:
+        notes.append("more than half of the core lies outside of the tissue with late perfusion: check the core")
+    return notes
+
+
+def _mask_map(mask: Array, text: str) -> ParameterMap:
+    return ParameterMap(torch.from_numpy(np.ascontiguousarray(mask)), "1", text, (0.0, 1.0), "mask")
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None: JSON knows no NaN."""
+    if value is None:
+        return None
+    number = float(torch.as_tensor(value))
+    return number if math.isfinite(number) else None
+
+
+def _array(image: Any) -> Array:
+    return np.asarray(torch.as_tensor(image).cpu().numpy())
