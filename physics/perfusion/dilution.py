@@ -18,7 +18,7 @@ from physics.perfusion.spectral import complex_of, frequency_grid, synthesis_mat
 __all__ = ["ArterialInput", "gamma_variate", "haematocrit_factor", "tissue_concentration"]
 
 # What may be left of the bolus's spectrum at the band limit, for the arterial curve and for tissue (smoother).
-_LEFT_ARTERIAL = {torch.float32: 2e-7, torch.float64: 1e-10}
+_LEFT_ARTERIAL = {torch.float32: 2e-7, torch.float64: 1e-9}
 _LEFT_TISSUE = {torch.float32: 3e-4, torch.float64: 1e-8}
 _ROWS_CPU, _ROWS_DEVICE = 1024, 65536  # voxels at a time: what a cache holds, what a device's memory holds
 
@@ -277,7 +277,9 @@ def tissue_concentration(
     if not factor > 0:
         raise ValueError(f"factor must be positive [ml/g], got {factor}")
     _check_transit(mtt)
-    delay, dispersion, mtt = (torch.as_tensor(value).to(cbf) for value in (delay, dispersion, mtt))
+    delay, dispersion, mtt = (
+        torch.as_tensor(value, dtype=cbf.dtype, device=cbf.device) for value in (delay, dispersion, mtt)
+    )
     _check_dispersion(dispersion)
     weights = torch.eye(len(RESIDUES)).to(cbf)[0] if weights is None else check_weights(weights).to(cbf)
     used = (weights.detach() != 0).reshape(-1, len(RESIDUES)).any(0).tolist()

@@ -48,7 +48,7 @@ def signal_from_concentration(
         ValueError: if the echo time is not positive.
     """
     _check_echo_time(echo_time)
-    s0 = torch.as_tensor(s0).to(concentration)
+    s0 = torch.as_tensor(s0, dtype=concentration.dtype, device=concentration.device)
     return s0[..., None] * torch.exp(-relaxivity * echo_time * concentration)
 
 

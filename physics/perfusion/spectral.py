@@ -17,8 +17,8 @@ __all__ = ["Grid", "complex_of", "frequency_grid", "synthesis_matrix", "synthesi
 
 SHORTEST_PERIOD = 256.0  # s: long against every transit time, so that few frequencies change where a scan is longer
 MOST_FREQUENCIES = 16384
-# damping x period: 5e-5 and 1e-7 of a tail come back; rounding grows by exp(damping x time), 55 and 600 at most.
-DAMPING = {torch.float32: 10.0, torch.float64: 16.0}
+# damping x period: 6e-6 and 1e-7 of a tail come back; rounding grows by exp(damping x time), 120 and 600 at most.
+DAMPING = {torch.float32: 12.0, torch.float64: 16.0}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def frequency_grid(times: Tensor, band: float, dtype: torch.dtype) -> Grid:
     span = max(last, 0.0) - min(first, 0.0)
     period = max(SHORTEST_PERIOD, 64.0 * math.ceil(2.5 * span / 64.0))
     count = 32 * math.ceil((1 + band * period / (2 * math.pi)) / 32)
-    return Grid(min(count, MOST_FREQUENCIES), period, DAMPING.get(dtype, 10.0) / period)
+    return Grid(min(count, MOST_FREQUENCIES), period, DAMPING.get(dtype, DAMPING[torch.float32]) / period)
 
 
 def synthesis_matrix(grid: Grid, times: Tensor, dtype: torch.dtype) -> Tensor:
