@@ -94,14 +94,16 @@ def standardise(
     n, shape = image.shape[1] - 1, image.shape[2:]
     if aif.shape[-1] != n or vof.shape[-1] != n:
         raise ValueError(f"aif and vof must have the {n} frames of the series, got {aif.shape[-1]}, {vof.shape[-1]}")
-    arterial_area, venous_area = (curve.sum(-1) * frame_time for curve in (aif, vof))
-    if not bool(((arterial_area > 0) & (venous_area > 0)).all()):
-        raise ValueError("aif and vof must have a positive area")
     factor = haematocrit_factor() if factor is None else factor
     times = frame_times(arterial_arrival(aif, frame_time), frames, spacing)
     weights = resampling(times, n, frame_time, spacing).to(image.dtype)
+    # Areas over the same frames, or a long tail would count in one of them alone.
+    arterial, venous = torch.bmm(weights, torch.stack([aif, vof], -1).to(image.dtype)).unbind(-1)
+    arterial_area, venous_area = (curve.sum(-1) * spacing for curve in (arterial, venous))
+    if not bool(((arterial_area > 0) & (venous_area > 0)).all()):
+        raise ValueError("aif and vof must have a positive area")
     tissue = torch.bmm(weights, image[:, 1:].flatten(2)) * (100.0 * factor / venous_area)[:, None, None]
-    arterial = torch.bmm(weights, aif[..., None].to(image.dtype)) / arterial_area[:, None, None]
+    arterial = (arterial / arterial_area[:, None])[..., None]
     voxels = tissue.shape[2]
     beside = [image[:, :1].flatten(2), arterial.expand(-1, -1, voxels)]
     return torch.cat([tissue, *beside], 1).unflatten(2, shape)
