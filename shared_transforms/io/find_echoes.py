@@ -139,7 +139,9 @@ def _merged(groups: Mapping[tuple[Hashable, ...], list[Echo]]) -> list[list[Echo
     return merged
 
 
-def find_mask(image: Path, root: Path, stem: str, alone: bool = True) -> Path | None:
+def find_mask(
+    image: Path, root: Path, stem: str, alone: bool = True, not_named: re.Pattern[str] | None = None
+) -> Path | None:
     """The mask that belongs to an image, by its name.
 
     Beside the image: ``<stem>..._mask``, or any file named mask where there is but one series. Below ``derivatives`` of
@@ -150,6 +152,7 @@ def find_mask(image: Path, root: Path, stem: str, alone: bool = True) -> Path | 
         root: the dataset.
         stem: what the names of the series have in common.
         alone: whether the dataset holds one series only.
+        not_named: names of masks of other things than the head.
 
     Returns:
         The file, or None.
@@ -157,8 +160,12 @@ def find_mask(image: Path, root: Path, stem: str, alone: bool = True) -> Path | 
     Raises:
         QMRIError: several masks fit.
     """
-    beside = [p for p in sorted(image.parent.iterdir()) if _is_mask(p)]
-    derived = [p for p in sorted((root / "derivatives").rglob("*")) if _is_mask(p)]
+
+    def wanted(path: Path) -> bool:
+        return _is_mask(path) and not (not_named and not_named.search(nifti_name(path)))
+
+    beside = [p for p in sorted(image.parent.iterdir()) if wanted(p)]
+    derived = [p for p in sorted((root / "derivatives").rglob("*")) if wanted(p)]
     named = [p for p in [*beside, *derived] if stem and nifti_name(p).startswith(stem)]
     chosen = named or ([*beside, *derived] if alone else [])
     if len(chosen) > 1:

@@ -25,6 +25,7 @@ _COMPLEX_CODES = {32: "complex64", 1792: "complex128", 2048: "complex256"}
 _COLOUR_CODES = {128: "RGB24", 2304: "RGBA32"}
 _REAL_CODES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _SPATIAL_UNITS = {1: "metre", 3: "micrometre"}
+_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
 _COPY_AGAIN = "copy or convert the file again (dcm2niix -z y)"
 _T = TypeVar("_T")
 
@@ -43,6 +44,7 @@ class NiftiInfo:
         intercept: see ``slope``.
         affine: [4, 4] float64, voxel indices to millimetres (RAS).
         notes: remarks a user should see.
+        time_step: step along the fourth axis [s], where the header states it and its unit; else None.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class NiftiInfo:
     intercept: float
     affine: npt.NDArray[np.float64]
     notes: tuple[str, ...] = ()
+    time_step: float | None = None
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
@@ -97,7 +100,8 @@ def read_header(path: Path) -> NiftiInfo:
     offset = float(header["vox_offset"])
     if not np.isfinite(offset) or offset < int(header["sizeof_hdr"]):
         _fail(path, "vox_offset", offset, f"a byte position from {int(header['sizeof_hdr'])} on")
-    return NiftiInfo(path, shape, n_volumes, dtype, int(offset), slope, intercept, affine, notes)
+    step = _time_step(header)
+    return NiftiInfo(path, shape, n_volumes, dtype, int(offset), slope, intercept, affine, notes, step)
 
 
 def read_data(info: NiftiInfo) -> npt.NDArray[Any]:
@@ -259,6 +263,12 @@ def _check_pixdim(path: Path, header: Any) -> None:
     step = float(header["pixdim"][4])
     if int(header["dim"][0]) >= 4 and not (np.isfinite(step) and step >= 0):  # 0: not stated, common and harmless
         _fail(path, "pixdim", f"a step of {step} along the fourth axis", "a finite step, 0 or more")
+
+
+def _time_step(header: Any) -> float | None:
+    """Step along the fourth axis [s]. Without a unit it means nothing: software writes 1 where it does not know."""
+    step, unit = float(header["pixdim"][4]), _SECONDS.get(int(header["xyzt_units"]) & 0x38)
+    return step * unit if unit is not None and int(header["dim"][0]) >= 4 and step > 0 else None
 
 
 def _checked_affine(path: Path, header: Any) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["prepare_field", "prepare_series"]
+__all__ = ["prepare_field", "prepare_perfusion", "prepare_series"]
 
 
 def prepare_series(
@@ -53,4 +53,27 @@ def prepare_field(
     keywords["mask"] = item["mask"][None].to(device, non_blocking=non_blocking)
     if csf_key is not None and csf_key in item:
         keywords["csf_mask"] = item[csf_key][None, None].to(device, non_blocking=non_blocking)
+    return item["image"][None].to(device, non_blocking=non_blocking), None, (), keywords
+
+
+def prepare_perfusion(
+    item: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
+    """``prepare_batch`` of MONAI's evaluator for one DSC series, loaded with ``DataLoader(batch_size=None)``.
+
+    Args:
+        item: ``image`` ``[1 + T, X, Y, Z]`` (baseline, then concentrations [mM]), ``mask`` ``[1, X, Y, Z]``, the
+            arterial and the venous curve ``aif`` and ``vof`` ``[T]`` [mM], and ``acquisition``.
+        device: where the network runs.
+        non_blocking: as for ``Tensor.to``.
+
+    Returns:
+        The image with a batch axis ``[1, 1 + T, X, Y, Z]``, no label, and as keyword arguments ``mask``
+        ``[1, 1, X, Y, Z]``, ``aif`` and ``vof`` ``[1, T]``, ``frame_time`` [s] and ``voxel_size`` (three numbers [mm]).
+    """
+    keywords: dict[str, Any] = {
+        name: item[name][None].to(device, non_blocking=non_blocking) for name in ("mask", "aif", "vof")
+    }
+    keywords["frame_time"] = float(item["acquisition"]["repetition_time"])
+    keywords["voxel_size"] = tuple(item["acquisition"]["voxel_size"].tolist())
     return item["image"][None].to(device, non_blocking=non_blocking), None, (), keywords

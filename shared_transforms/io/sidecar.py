@@ -237,7 +237,7 @@ def _inherited(image: Path) -> list[Path]:
     if suffix is None:
         return []
     folders = [image.parent]
-    while folders[-1].name.startswith(("anat", "ses-", "sub-")) and folders[-1].parent != folders[-1]:
+    while folders[-1].name.startswith(("anat", "func", "perf", "ses-", "sub-")) and folders[-1].parent != folders[-1]:
         folders.append(folders[-1].parent)
     entities = set(name.split("_"))
     found = []
