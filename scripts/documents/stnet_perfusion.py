@@ -18,6 +18,9 @@ UNITS = {"CBV": "ml/100 g", "CBF": "ml/100 g/min", "Tmax": "s"}
 MAP_METRICS = (Metric("SSIM", "ssim", "1"), Metric("PCC", "pcc", "1"), Metric("NRMSE", "nrmse", "1"))
 LESION_METRICS = (Metric("DICE", "dice", "1"), Metric("AUC", "auc", "1"), Metric("HD95", "hd95", "mm"))
 HIGHER_IS_BETTER = ("psnr", "ssim", "pcc", "scc", "auc", "dice", "iou")
+ERRORS = (*HIGHER_IS_BETTER, "nrmse", "mae", "hd95", "cbv_mae", "cbf_mae", "tmax_mae")
+INTERVAL = "95 percent, bootstrap over examinations"
+CALIBRATION = "all methods alike, on validation data"
 FIXED = "6 s"  # the threshold of Tmax that nobody chose on data
 # Table to the columns that name a comparison, for those in which a network may lose.
 COMPARED = {
@@ -46,6 +49,22 @@ HEADINGS = {
     "cbf": "CBF [ml/100 g/min]",
     "snr": "SNR",
     "subjects": "examinations",
+    "cbv_mae_uncalibrated": "CBV MAE, uncalibrated",
+    "cbf_mae_uncalibrated": "CBF MAE, uncalibrated",
+    "tmax_mae_uncalibrated": "Tmax MAE, uncalibrated",
+    "lesion_tmax_mae": "Tmax MAE in lesions [s]",
+    "cbv_over_true": "CBV / true",
+    "cbf_over_true": "CBF / true",
+    "cbf_over_true_sd": "SD of CBF / true",
+    "cbv_factor": "factor of CBV",
+    "cbf_factor": "factor of CBF",
+    "tmax_offset_s": "offset of Tmax [s]",
+    "frame_time_s": "frame time [s]",
+    "wall_seconds_per_10000": "seconds for 10,000 voxels",
+    "bias_ml": "bias [ml]",
+    "sd_ml": "SD [ml]",
+    "mae_ml": "MAE [ml]",
+    "truth_mean_ml": "true mean [ml]",
     "cpu_seconds": "CPU seconds",
     "wall_seconds": "seconds",
     "memory_mib": "memory [MiB]",
@@ -73,7 +92,8 @@ def _metrics(results: Results, name: str, metrics: tuple[Metric, ...], **where: 
         rivals = [row for row in table.where(method=CLASSICAL, **where) if row.get(metric.column) is not None]
         if rivals and own[0].get(metric.column) is not None:
             best = _best(rivals, metric.column)
-            entries[metric.name] = metric_entry(metric, own[0], best, METHODS, own[0]["subjects"])
+            entry = metric_entry(metric, own[0], best, METHODS, own[0]["subjects"])
+            entries[metric.name] = entry | {"interval": INTERVAL, "calibration": CALIBRATION}
     return entries
 
 
@@ -87,7 +107,7 @@ def _losses_of(results: Results, name: str, keys: tuple[str, ...]) -> Iterator[R
     for own in [] if table is None else table.where(method=NETWORK, note=None):
         place = {key: own.get(key) for key in keys}
         rivals = [] if table is None else table.where(method=CLASSICAL, note=None, **place)
-        for column in [column for column in own if column in HEADINGS and column not in (*keys, *NO_ERRORS)]:
+        for column in [column for column in own if column in ERRORS]:
             measured = [row for row in rivals if row.get(column) is not None]
             if not measured or own[column] is None:
                 continue
@@ -98,9 +118,6 @@ def _losses_of(results: Results, name: str, keys: tuple[str, ...]) -> Iterator[R
                     "best classical": best[column],
                     "method": best["method"],
                 }
-
-
-NO_ERRORS = ("threshold", "threshold_s", "snr", "subjects", "cbv", "cbf", "cpu_seconds", "wall_seconds", "memory_mib")
 
 
 def _best(rows: list[Row], column: str) -> Row:
