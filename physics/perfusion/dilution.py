@@ -292,7 +292,7 @@ def tissue_concentration(
     omega = grid.omega(cbf.device)
     arterial = aif.double_spectrum(omega).reshape(-1, grid.count).to(complex_of(cbf.dtype))
     residues = MixtureSpectrum(grid, used, gamma_shape, cbf)
-    matrix = synthesis_matrix(grid, times, cbf.dtype)
+    matrix = synthesis_matrix(grid, times.to(cbf.device), cbf.dtype)
     curves = [flow.new_zeros((0, times.shape[0]))]
     rows = _ROWS_CPU if cbf.device.type == "cpu" else _ROWS_DEVICE
     for start in range(0, flow.shape[0], rows):

@@ -20,7 +20,7 @@ __all__ = [
 MOST_DUMMIES = 5
 SMALLEST_DUMMY = 0.015  # of the baseline
 SMALLEST_BOLUS = 0.03  # drop of ln(signal); in a brain it is about .6
-MARGIN = 1.5  # s, by which arteries are ahead of the mean of the brain
+MARGIN = 3.0  # s, by which arteries are ahead of the mean of the brain
 FEWEST_FRAMES = 8
 
 
@@ -128,18 +128,19 @@ def _onset(y: Tensor, peak: int) -> int:
     level = y[max(1, peak // 4) : max(2, peak // 2)].median()
     tolerance, onset = 0.1, peak
     for _ in range(4):
-        height = y[peak] - level
+        height = max(float(y[peak] - level), SMALLEST_BOLUS)
         low = (y[:peak] <= level + tolerance * height).nonzero()
         onset = int(low[-1]) + 1 if len(low) else 1
         level = _level(y[:onset])
         noise = float(y[onset // 2 : onset].std()) if onset >= 6 else 0.0
-        tolerance = min(0.1, max(0.02, 3 * noise / float(height)))
+        tolerance = min(0.1, max(0.02, 3 * noise / height))
     return onset
 
 
 def _dummies(y: Tensor, end: int) -> int:
     """Number of frames at the start that differ from the four that follow; at least one before ``end`` is left."""
-    noise = float(y[end // 2 : end].diff().square().mean().sqrt()) / math.sqrt(2) if end >= 6 else 0.0
+    few = min(_spread(y), 0.007)  # of the whole curve, to which the bolus adds in a short series
+    noise = float(y[end // 2 : end].diff().square().mean().sqrt()) / math.sqrt(2) if end >= 6 else few
     tolerance = max(SMALLEST_DUMMY, 5 * noise)
     for frame in range(min(end - 1, MOST_DUMMIES)):
         if abs(float(y[frame] - y[frame + 1 : min(frame + 5, end)].median())) <= tolerance:
@@ -150,9 +151,9 @@ def _dummies(y: Tensor, end: int) -> int:
 def find_frames(mean_signal: Tensor, dt: float) -> Frames:
     """Dummy frames, baseline and bolus from the mean signal of the brain.
 
-    The bolus is a fall of the signal by more than 3 % and 6 times the noise, which at least a third of recovers;
-    drift, steps and single spikes are none. The baseline ends 1.5 s before the arrival in the mean
-    of the brain, since arteries are earlier, if three frames remain.
+    The bolus is a fall of the signal by more than 3 % and 6 times the noise, of which a sixth or more comes back before
+    the end; drift, steps and single spikes are none. The baseline ends 3 s before the arrival in the mean of the brain,
+    since arteries are earlier, as far as three frames remain.
 
     Args:
         mean_signal: ``[T]``, positive, at least 8 frames.
@@ -171,12 +172,11 @@ def find_frames(mean_signal: Tensor, dt: float) -> Frames:
     n = len(signal)
     y = -signal.log()
     peak, excess = _peak(y)
-    onset = _onset(y, peak)
     noise = _spread(y)
     recovered = float(_median3(y)[peak] - _median3(y)[peak:].min())
     bolus = excess > max(SMALLEST_BOLUS, 6 * noise) and recovered > max(excess / 6, 4 * noise)
-    if not bolus:
-        onset = peak = n
+    onset = _onset(y, peak) if bolus else n
+    peak = peak if bolus else n
     early = onset - math.ceil(MARGIN / dt) if bolus else n
     dummy = _dummies(y, max(early, min(onset, 3)))
     end = max(early, min(onset, dummy + 3))
