@@ -162,7 +162,7 @@ def _only_file(given: Any) -> Path:
     return Path(paths[0])
 
 
-def _only_series(folder: Path) -> dict[str, Any]:
+def _only_series(folder: Path) -> dict[Hashable, Any]:
     found = find_perfusion_series(folder)
     if len(found) != 1:
         raise QMRIError(
@@ -170,7 +170,8 @@ def _only_series(folder: Path) -> dict[str, Any]:
             expected="a folder with one series",
             remedy="list the series with find_perfusion_series, and give one item to each",
         )  # fmt: skip
-    return found[0]
+    series: dict[Hashable, Any] = dict(found[0].items())
+    return series
 
 
 def _check_frames(info: NiftiInfo) -> None:
