@@ -37,11 +37,12 @@ from .territories import (
     leaf_distances,
     paint_lesion,
 )
-from .vessels import draw_arteries, draw_veins, tubes_in_grid
+from .vessels import draw_arteries, draw_veins, joined, tubes_in_grid
 
 HEAD_MM = 2.0  # resolution of the head that is sampled
 HEAD_SCALE = (0.84, 1.02)  # the template is larger than most heads
 MIDDLE_MM = (1.0, 17.0)  # middle of the volume above that of the brain with its cerebellum
+BORDER_MM = 4.0  # by which the borders of territories differ between people, about two standard deviations
 COARSE_MM, FINE_MM = 24.0, 9.0  # control spacing of the smooth fields
 # Arrival [s] at the points of each leaf, relative to the first; then what the way to the cortex, the border zones and
 # the deep white matter add.
@@ -239,8 +240,10 @@ def _paint_one(anatomy: Anatomy, head: Head, device: torch.device) -> dict[str, 
     distances = leaf_distances(position.flatten(1)).view(len(LEAVES), *volumes.size)
     coarse = _smooth_fields(anatomy.coarse, volumes, device)
     fine = _smooth_fields(anatomy.fine, volumes, device)
+    # Borders of territories differ between people: those of the ACA and the PCA against the MCA move.
+    for name in ("aca", "pca"):
+        distances[LEAVES.index(name)] += BORDER_MM * coarse[3]
     right = position[0] >= 0.0
-    # Borders of territories differ between people.
     number = torch.tensor(NUMBER, device=device)[distances.argmin(0)]
     lesion = paint_lesion(
         anatomy.lesions, 0, distances, _grid_points(volumes, device), position[0],
@@ -267,12 +270,13 @@ def _grid_points(volumes: VolumeParameters, device: torch.device) -> Tensor:
 
 def _vessels(anatomy: Anatomy, volumes: VolumeParameters) -> tuple[Tensor, Tensor]:
     """Fractions ``[X, Y, Z]`` of arteries and veins; where both meet, the larger stays."""
+    device = volumes.rotation.device
+    both = tubes_in_grid(anatomy.volumes, joined([anatomy.arteries, anatomy.veins]))
+    counts = [len(anatomy.arteries), len(anatomy.veins)]
     maps = []
-    for bodies in (anatomy.arteries, anatomy.veins):
-        tubes = tubes_in_grid(anatomy.volumes, bodies)
-        canvas = torch.zeros((1, 1, *volumes.size), device=volumes.rotation.device)
-        moved = Tubes(*(getattr(tubes, item.name).to(canvas.device) for item in fields(tubes)))
-        maps.append(paint(canvas, moved, torch.ones(1, len(tubes), 1, device=canvas.device), volumes.voxel_mm)[0, 0])
+    for parts in zip(*(getattr(both, item.name).to(device).split(counts, 1) for item in fields(both)), strict=True):
+        tubes, canvas = Tubes(*parts), torch.zeros((1, 1, *volumes.size), device=device)
+        maps.append(paint(canvas, tubes, torch.ones(1, len(tubes), 1, device=device), volumes.voxel_mm)[0, 0])
     artery, vein = maps
     return artery * (artery > vein), vein * (vein >= artery)
 
@@ -283,8 +287,11 @@ def _arrival(anatomy: Anatomy, distances: Tensor, wm: Tensor, noise: Tensor, acr
     start = torch.einsum("kxyz,k->xyz", weights, torch.tensor(_ARRIVAL, device=wm.device))
     way = _PER_MM * distances.amin(0).clamp_max(30.0)
     border = _BORDER * torch.exp(-(border_distance(distances) / 6.0).square())
-    step = [2 * round(8.0 / length) + 1 for length in anatomy.volumes.voxel_mm]
-    # Mean of the white matter over about 16 mm: high only in its depth.
+    # Mean of the white matter over about 16 mm, less in volumes that are thinner: high only in its depth.
+    step = [
+        1 + 2 * min(round(8.0 / length), (voxels - 1) // 2)
+        for length, voxels in zip(anatomy.volumes.voxel_mm, wm.shape, strict=True)
+    ]
     deep = F.avg_pool3d(wm[None], step, 1, [s // 2 for s in step], count_include_pad=False)[0]
     scale, asymmetry = anatomy.arrival[0].tolist()
     value = start + way + border + _DEEP * deep.square() + 0.06 * noise + asymmetry * torch.tanh(across / 15.0)

@@ -124,7 +124,7 @@ def draw_lesions(generator: torch.Generator, volumes: VolumeParameters, head: He
         oligaemia_share=1.1 + 0.7 * uniform(n),
         # Small lesions have narrow rims, or there would be nothing but rim.
         rim_mm=torch.minimum(rim, radius[:, None].clamp_min(RIM_MM[0])),
-        roughness_mm=torch.tensor([3.0, 0.8]) * (0.5 + uniform(n, 2)),
+        roughness_mm=torch.tensor([2.2, 0.8]) * (0.5 + uniform(n, 2)),
     )
 
 
@@ -155,11 +155,11 @@ def _points() -> tuple[Tensor, Tensor]:
 
 def leaf_distances(positions: Tensor) -> Tensor:
     """Distances ``[6, P]`` [mm] of MNI positions ``[3, P]`` from the points of each leaf on their own side."""
-    points, owner = (values.to(positions.device) for values in _points())
+    points = _points()[0].to(positions)
     folded = torch.stack([positions[0].abs(), positions[1], positions[2]])
     # |a - b|^2 as one product; the points are few, the positions many.
     square = points.square().sum(1)[:, None] - 2.0 * points @ folded + folded.square().sum(0)
-    nearest = torch.stack([square[owner == leaf].amin(0) for leaf in range(len(LEAVES))])
+    nearest = torch.stack([part.amin(0) for part in square.split([len(leaf) for leaf in POINTS.values()])])
     return nearest.clamp_min(1e-6).sqrt()
 
 
@@ -197,10 +197,7 @@ def paint_lesion(
     target = float(lesion.volume_ml[i])
     if target == 0.0:
         return result
-    if bool(lesion.border[i]):
-        inside = 6.0 - border_distance(distances)
-    else:
-        inside = depth_in(distances, lesion.leaves[i])
+    inside = 6.0 - border_distance(distances) if bool(lesion.border[i]) else depth_in(distances, lesion.leaves[i])
     coarse, fine = lesion.roughness_mm[i].tolist()
     rough = coarse * edge[0] + fine * edge[1]
     own = across * float(lesion.side[i])

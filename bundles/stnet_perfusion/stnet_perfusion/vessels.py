@@ -62,7 +62,7 @@ def draw_arteries(generator: torch.Generator, n: int, head: Head) -> Tubes:
             parts.append(_chain(generator, course, torch.linspace(first, last, len(course) - 1) * own, head, side))
     (first, last), course = BASILAR
     parts.append(_chain(generator, course, torch.linspace(first, last, len(course) - 1) * calibre, head))
-    return _joined(parts)
+    return joined(parts)
 
 
 def draw_veins(generator: torch.Generator, n: int, head: Head) -> Tubes:
@@ -79,7 +79,7 @@ def draw_veins(generator: torch.Generator, n: int, head: Head) -> Tubes:
         _chain(generator, TRANSVERSE_SINUS, main * (1.0 - share).sqrt() * torch.ones(4), head, -1.0),
         *(_chain(generator, INTERNAL_CEREBRAL, main * torch.full((2,), 0.28), head, side) for side in (1.0, -1.0)),
     ]
-    return _joined(parts)
+    return joined(parts)
 
 
 def _chain(
@@ -95,7 +95,8 @@ def _chain(
     return Tubes(path[:, :-1], path[:, 1:], diameters / 2.0)
 
 
-def _joined(parts: Sequence[Tubes]) -> Tubes:
+def joined(parts: Sequence[Tubes]) -> Tubes:
+    """All tubes of the parts, which belong to the same n heads."""
     return Tubes(*(torch.cat([getattr(part, name) for part in parts], 1) for name in ("starts", "ends", "radii")))
 
 
