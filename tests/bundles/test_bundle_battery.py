@@ -87,6 +87,38 @@ def local_field(folder: Path, truth: Volume) -> None:
     (folder / "sub-01_localfield.json").write_text(json.dumps({"Units": "ppm"}))
 
 
+def perfused_halves(low: float, high: float) -> Volume:
+    """Blood volumes [X, Y, Z] of tissue; NaN where an artery, a vein and the border between the halves are."""
+    truth = np.repeat(halves(low, high), 3, 2)
+    for place in (ARTERY, VEIN, np.s_[:, 14:18]):
+        truth[place] = np.nan
+    return truth
+
+
+def bolus(folder: Path, cbv: Volume) -> None:
+    """Write a bolus passage, TR 1.5 s, TE 30 ms: exponential residues of 6 s convolved with the arterial curve.
+
+    The vein sees the same contrast agent later and broader. Both vessels have the relaxivity of blood.
+    """
+    step = 0.05
+    times = step * np.arange(1800)
+    late = np.maximum(times - 15, 0)
+    artery = 10 * (late / 4.5) ** 3 * np.exp(3 - late / 1.5)
+    vein = step / 3 * np.convolve(artery, np.exp(-np.maximum(times - 4, 0) / 3) * (times >= 4))[: len(times)]
+    flow = step * np.convolve(artery, np.exp(-times / 6))[: len(times)]  # for CBV / (100 factor) of 6
+    factor = (1 - 0.45) / (1 - 0.25) / 1.04
+    rate = 50 * np.nan_to_num(cbv)[..., None] / (100 * factor * 6) * flow
+    rate[ARTERY], rate[VEIN] = 7 * artery, 7 * vein
+    signal = 1000 * np.exp(-0.03 * rate[..., ::30])
+    sidecar: dict[str, object] = {"RepetitionTime": 1.5, "EchoTime": 0.03}
+    write_series(folder, "sub-01_dsc", np.moveaxis(signal, -1, 0), sidecar)
+    for name, place in (("mask", ...), ("label-AIF_mask", ARTERY), ("label-VOF_mask", VEIN)):
+        mask = np.zeros(cbv.shape, np.uint8)
+        mask[place] = 1
+        nib.save(nib.Nifti1Image(mask, np.diag([1.5, 1.5, 3, 1])), folder / f"sub-01_{name}.nii.gz")
+
+
+ARTERY, VEIN = np.s_[4:6, 4:6, 1:], np.s_[18:20, 26:28, 1:]
 RADIUS, CUBE, CENTRES = 6.0, (40, 40, 48), ((19.0, 19.0, 13.0), (20.0, 20.0, 34.0))
 
 
@@ -126,6 +158,10 @@ RUNS: dict[str, list[Run]] = {
         Run(("inference.json", "t2.json"), multi_echo, halves(0.07, 0.12), "T2map", "s"),
     ],
     "qsmgan": [susceptibility("inference.json"), susceptibility("inference.json", "tv.json")],
+    "stnet_perfusion": [
+        Run(("inference.json",), bolus, perfused_halves(2.5, 5.0), "cbv", "ml/100 g", (0.15, 0.0)),
+        Run(("inference.json", "osvd.json"), bolus, perfused_halves(2.5, 5.0), "cbv", "ml/100 g", (0.1, 0.0)),
+    ],
 }
 ALL_RUNS = [pytest.param(bundle, run, id=f"{bundle}-{run.configs[-1]}") for bundle in BUNDLES for run in RUNS[bundle]]
 
