@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, optimize
 
+from .lesions import gaussian_mean
+
 __all__ = ["MidPlane", "find_mid_plane", "mirror_mean", "relative_to_mirror"]
 
 Array = npt.NDArray[Any]
@@ -112,16 +114,14 @@ def mirror_mean(values: Array, mask: Array, plane: MidPlane, affine: Array, fwhm
     Returns:
         ``[X, Y, Z]``; NaN where less than a fifth of the neighbourhood is in the mask.
     """
-    sigma = fwhm_mm / math.sqrt(8.0 * math.log(2.0)) / np.linalg.norm(affine[:3, :3], axis=0)
     top = np.percentile(values[mask], _CLIPPED) if mask.any() else 0.0
-    total = ndimage.gaussian_filter(np.where(mask, np.minimum(values, top), 0.0).astype(np.float32), sigma)
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+    mean, weight = gaussian_mean(np.minimum(values, top), mask, np.linalg.norm(affine[:3, :3], axis=0), fwhm_mm)
     transform = plane.mirror(affine)
-    total, weight = (
+    mean, weight = (
         ndimage.affine_transform(part, transform[:3, :3], transform[:3, 3], order=1, mode="nearest")
-        for part in (total, weight)
+        for part in (mean, weight)
     )
-    return np.where(weight > _LEAST_WEIGHT, total / np.maximum(weight, _LEAST_WEIGHT), np.nan)
+    return np.where(weight > _LEAST_WEIGHT, mean, np.nan)
 
 
 def relative_to_mirror(values: Array, mask: Array, plane: MidPlane, affine: Array, fwhm_mm: float) -> Array:

@@ -20,7 +20,17 @@ from shared_transforms.io import ParameterMap, read_mask
 from shared_transforms.io.nifti import read_header
 
 from .hemispheres import MidPlane, find_mid_plane, relative_to_mirror
-from .lesions import CORE_FLOW, Lesion, core_by_flow, find_lesion, normal_flow
+from .lesions import (
+    CORE_FLOW,
+    NORMAL_TMAX,
+    Lesion,
+    core_by_flow,
+    find_fluid,
+    find_lesion,
+    find_vessels,
+    flattened,
+    normal_flow,
+)
 from .maps import HYPOPERFUSED
 from .summary_report import sections_of
 
@@ -31,7 +41,7 @@ Array = npt.NDArray[Any]
 MISMATCH_RATIO, MISMATCH_ML = 1.8, 15.0  # DEFUSE 3 (Albers et al., N Engl J Med 2018;378:708)
 ONE_SIDED = 0.7  # share of the lesion on one side from which it is said to be of that side
 MANY_NEGATIVE = 0.05  # share of voxels with Tmax < 0 from which a note is made
-SYMMETRIC = 0.8  # correlation with the mirror image below which the plane is doubtful
+SYMMETRIC = 0.6  # correlation with the mirror image below which the plane is doubtful
 NEGATIVE_MEANS = (
     "Tmax < 0: the contrast agent is in this tissue before it is in the artery that was measured. A few are noise; "
     "many mean an artery that itself is reached late, as beyond a stenosis: Tmax is then too short everywhere, volumes "
@@ -46,9 +56,9 @@ PLANE_LIMITS = (
 class StrokeSummaryd(MapTransform):
     """Measure the lesion: ``item["summary"]``, its parts for the report, and the maps and masks that belong to it.
 
-    ``item["maps"]`` gains CBF and CBV relative to the mirrored tissue and the core; its mask of Tmax > 6 s loses the
-    parts that are too small. Nothing is written. The core is what a file says, or tissue of the lesion with less than
-    30 % of the CBF of normal tissue (Tmax at most 4 s, opposite side).
+    ``item["maps"]`` gains CBF and CBV relative to the mirrored tissue and the core; its mask of Tmax > 6 s loses fluid,
+    large vessels and the parts that are too small. Nothing is written. The core is what a file says, or
+    tissue of the lesion with less than 30 % of the CBF of normal tissue (Tmax at most 6 s, opposite side).
 
     Args:
         keys: key of the maps, as ``MapsFromPredictiond`` makes them.
@@ -72,9 +82,7 @@ class StrokeSummaryd(MapTransform):
         super().__init__(keys)
         for name, value in (("smallest_part_ml", smallest_part_ml), ("mirror_fwhm_mm", mirror_fwhm_mm)):
             if not (math.isfinite(value) and value >= 0.0):
-                raise QMRIError(
-                    field=name, found=value, expected="0 or more", remedy="correct the config"
-                )  # fmt: skip
+                raise QMRIError(field=name, found=value, expected="0 or more", remedy="correct the config")
         self.smallest_ml, self.fwhm = float(smallest_part_ml), float(mirror_fwhm_mm)
         self.core_file = None if core_mask_file is None else Path(core_mask_file)
         self.image_key = image_key
@@ -88,14 +96,19 @@ class StrokeSummaryd(MapTransform):
             cbv, cbf, tmax = (maps[name].data.numpy() for name in ("cbv", "cbf", "tmax"))
             mask = maps["mask"].data.numpy().astype(bool)
             voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-            plane = find_mid_plane(_array(image[0]), mask, affine)
+            voxel_mm = np.linalg.norm(affine[:3, :3], axis=0)
+            flat = flattened(_array(image[0]), mask, voxel_mm)
+            plane = find_mid_plane(flat, mask, affine)
             side = plane.side(mask.shape, affine)
-            lesion = find_lesion(tmax, mask, voxel_ml, self.smallest_ml, HYPOPERFUSED)
-            core, core_facts = self._core(item, cbf, tmax, mask, side, lesion, voxel_ml)
+            fluid = find_fluid(flat, cbv, mask, voxel_mm)
+            vessels = find_vessels(cbv, mask & ~fluid)
+            tissue = mask & ~fluid & ~vessels
+            lesion = find_lesion(tmax, tissue, voxel_ml, self.smallest_ml, HYPOPERFUSED)
+            core, core_facts = self._core(item, cbf, tmax, tissue, side, lesion, voxel_ml)
             maps["label-hypoperfused_mask"] = _mask_map(lesion.above[HYPOPERFUSED], self._lesion_text())
             maps["label-core_mask"] = _mask_map(core, core_facts["source"])
             for name, values in (("relcbv", cbv), ("relcbf", cbf)):
-                maps[name] = self._relative(name, values, mask, plane, affine)
+                maps[name] = self._relative(name, values, tissue, plane, affine)
             item[key] = {name: maps[name] for name in sorted(maps, key=lambda name: maps[name].kind != "map")}
             item["summary"] = {
                 "stem": item["stem"],
@@ -104,10 +117,9 @@ class StrokeSummaryd(MapTransform):
                 "mismatch": _mismatch(lesion.above[HYPOPERFUSED], core, voxel_ml),
                 "mid_plane": _plane_facts(plane),
                 "input_functions": _curve_facts(item),
-                "negative_delay": {"share": float((tmax[mask] < 0).mean()) if mask.any() else 0.0}
-                | {"meaning": NEGATIVE_MEANS},
-                "quality": _quality(item, mask, voxel_ml),
-                "medians": _medians(maps, mask & (side > 0), mask & (side < 0)),
+                "negative_delay": _negative(tmax[tissue]),
+                "quality": _quality(item) | _volumes(voxel_ml, brain=mask, fluid=fluid, vessel=vessels),
+                "medians": _medians(maps, tissue & (side > 0), tissue & (side < 0)),
             }
             item["notes"] = [*item.get("notes", []), *_notes(item["summary"])]
             drawn = sections_of(item, item["summary"], lesion, core, affine)
@@ -115,7 +127,10 @@ class StrokeSummaryd(MapTransform):
         return item
 
     def _lesion_text(self) -> str:
-        return f"Tissue with Tmax > {HYPOPERFUSED:g} s, without isolated parts below {self.smallest_ml:g} ml"
+        return (
+            f"Tissue with Tmax > {HYPOPERFUSED:g} s, without fluid, large vessels and isolated parts below "
+            f"{self.smallest_ml:g} ml"
+        )
 
     def _core(
         self, item: dict[Hashable, Any], cbf: Array, tmax: Array, mask: Array, side: Array, lesion: Lesion,
@@ -127,7 +142,7 @@ class StrokeSummaryd(MapTransform):
         where = "on the side opposite to the lesion" if opposite else "on both sides"
         facts: dict[str, Any] = {
             "normal_cbf_ml_per_100g_per_min": _number(reference),
-            "normal_tissue": f"Tmax at most 4 s, {where}",
+            "normal_tissue": f"Tmax at most {NORMAL_TMAX:g} s, {where}",
         }
         if self.core_file is not None:
             core, notes = read_mask(self.core_file, read_header(Path(item["sources"][0])), "core_mask_file")
@@ -262,17 +277,30 @@ def _curve_facts(item: Mapping[Hashable, Any]) -> dict[str, Any]:
     return facts
 
 
-def _quality(item: Mapping[Hashable, Any], mask: Array, voxel_ml: float) -> dict[str, Any]:
+def _quality(item: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """What the maps rest on; with what the preprocessing found of the series."""
     frames = len(torch.as_tensor(item["aif"]).flatten())
     dt = float(item["acquisition"]["repetition_time"])
+    found = {name: value if isinstance(value, bool) else _number(value) for name, value in _found(item).items()}
     return {
         "relative_residual": _number(item.get("residual")),
-        "baseline_snr": _number(item.get("snr")),
         "frames": frames,
         "frame_time_s": dt,
         "duration_s": frames * dt,
-        "brain_volume_ml": float(mask.sum()) * voxel_ml,
+        **found,
     }
+
+
+def _volumes(voxel_ml: float, **parts: Array) -> dict[str, float]:
+    return {f"{name}_volume_ml": float(part.sum()) * voxel_ml for name, part in parts.items()}
+
+
+def _negative(tmax: Array) -> dict[str, Any]:
+    return {"share": float((tmax < 0).mean()) if tmax.size else 0.0, "meaning": NEGATIVE_MEANS}
+
+
+def _found(item: Mapping[Hashable, Any]) -> dict[str, Any]:
+    return {"snr": item.get("snr"), **item.get("quality", {})}
 
 
 def _medians(maps: Mapping[str, ParameterMap], right: Array, left: Array) -> dict[str, Any]:
@@ -289,7 +317,7 @@ def _medians(maps: Mapping[str, ParameterMap], right: Array, left: Array) -> dic
 def _notes(summary: Mapping[str, Any]) -> list[str]:
     notes = []
     if summary["negative_delay"]["share"] > MANY_NEGATIVE:
-        notes.append(f"{summary['negative_delay']['share']:.0%} of the brain has {NEGATIVE_MEANS}")
+        notes.append(f"{summary['negative_delay']['share']:.0%} of the tissue has {NEGATIVE_MEANS}")
     if summary["mid_plane"]["symmetry"] < SYMMETRIC:
         notes.append(
             f"the image before the bolus is not symmetric (correlation with its mirror image "

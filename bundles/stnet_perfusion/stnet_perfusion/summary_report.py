@@ -19,6 +19,16 @@ __all__ = ["sections_of"]
 
 Array = npt.NDArray[Any]
 
+# What the preprocessing found: name in the summary, label, format, meaning.
+_FOUND = (
+    ("dummy_frames", "Dummy frames", ".0f", "first frames before the steady state, left out"),
+    ("baseline_frames", "Baseline frames", ".0f", "frames before the bolus"),
+    ("trough", "Signal at the bolus", ".2f", "lowest mean signal of the brain over its baseline"),
+    ("seconds_after_arrival", "After the arrival", ".0f s", "measured from the arrival of the bolus on"),
+    ("late_cbv_missed", "CBV not seen", ".0%", "of tissue with a delay of 6 s and a MTT of 12 s: the series is over"),
+    ("truncation_share", "Truncated curves", ".1%", "voxels still above half of their peak at the end"),
+)
+
 
 def sections_of(
     item: Mapping[Hashable, Any], summary: Mapping[str, Any], lesion: Lesion, core: Array, affine: Array
@@ -115,9 +125,12 @@ def _quality_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     series = f"{quality['frames']} x {quality['frame_time_s']:.3g} s"
     return [
         _row("Relative residual", _or_none(quality["relative_residual"], ".0%"), "maps put back through the model"),
-        _row("Baseline SNR", _or_none(quality["baseline_snr"], ".0f"), "signal before the bolus over its noise"),
+        _row("Baseline SNR", _or_none(quality["snr"], ".0f"), "signal before the bolus over its noise"),
         _row("Series used", f"{quality['duration_s']:.0f} s", series),
+        *(_row(label, _or_none(quality[name], form), text) for name, label, form, text in _FOUND if name in quality),
         _row("Brain", f"{quality['brain_volume_ml']:.0f} ml", "volume of the mask"),
+        _row("Fluid", f"{quality['fluid_volume_ml']:.0f} ml", "bright and without blood: in no volume above"),
+        _row("Large vessels", f"{quality['vessel_volume_ml']:.0f} ml", "veins are always late: in no volume above"),
         _row("Negative Tmax", f"{negative['share']:.1%}", negative["meaning"]),
         _row("Symmetry", f"{plane['symmetry']:.2f}", f"correlation with the mirror image; {plane['limits']}"),
     ]
@@ -128,4 +141,6 @@ def _row(name: str, value: str, meaning: str) -> dict[str, str]:
 
 
 def _or_none(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    """A number in a format, which a unit may follow; "-" for None."""
+    form, _, unit = form.partition(" ")
+    return "-" if value is None else f"{format(value, form)} {unit}".strip()
