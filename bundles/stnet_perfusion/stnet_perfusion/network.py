@@ -70,6 +70,8 @@ class STNet(nn.Module):
         if len(channels) != 4:
             raise ValueError(f"channels must be four numbers, got {tuple(channels)}")
         self.frames, self.padding, self.outputs, self.n_outputs = frames, padding, tuple(outputs), len(outputs)
+        # As attributes: TorchScript sees no globals.
+        self.tissue_scale, self.arterial_scale, self.largest = TISSUE_SCALE, ARTERIAL_SCALE, LARGEST_TISSUE
         self.crop = 4 if padding == "context" else 3
         sizes = (1, *channels)
         spatial: list[nn.Module] = []
@@ -148,7 +150,7 @@ class STNet(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """Spatial features ``[B, X' Y', N, C]`` of every frame, ``X'`` and ``Y'`` as in :meth:`forward`."""
         b, n = image.shape[0], self.frames
-        tissue = torch.clamp(image[:, :n] * TISSUE_SCALE, -LARGEST_TISSUE, LARGEST_TISSUE)
+        tissue = torch.clamp(image[:, :n] * self.tissue_scale, -self.largest, self.largest)
         if self.padding == "zero":
             side = 2 * self.crop + 1
             patches = tissue.unfold(2, side, 1).unfold(3, side, 1)
@@ -162,7 +164,7 @@ class STNet(nn.Module):
     def decode(self, features: Tensor, beside: Tensor) -> Tensor:
         """Estimates ``[V, outputs]`` from features ``[V, N, C]`` and baseline with arterial curve ``[V, 1 + N]``."""
         baseline = beside[:, :1].expand(-1, self.frames).unsqueeze(2)
-        arterial = beside[:, 1:].unsqueeze(2) * ARTERIAL_SCALE
+        arterial = beside[:, 1:].unsqueeze(2) * self.arterial_scale
         joined = torch.cat([features, baseline.to(features.dtype), arterial.to(features.dtype)], 2)
         # [V, N, C] in memory is [V, C, N, 1] with channels last.
         merged = self.merge(joined.transpose(1, 2).unsqueeze(3))
