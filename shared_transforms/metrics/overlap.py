@@ -109,7 +109,7 @@ def equal_error_threshold(score: Tensor, true: Tensor) -> float:
 
     Returns:
         In the unit of the score; the region found is where the score is larger or equal. NaN where all or no voxels
-        are in the region.
+        are in the region, or the score is the same everywhere.
 
     Raises:
         ValueError: when the shapes differ.
@@ -117,7 +117,7 @@ def equal_error_threshold(score: Tensor, true: Tensor) -> float:
     from sklearn.metrics import roc_curve
 
     score, true = _scored(score, true)
-    if true.all() or not true.any():
+    if true.all() or not true.any() or not (score != score[0]).any():
         return math.nan
     false_positive, true_positive, thresholds = roc_curve(true.numpy(), score.numpy(), drop_intermediate=False)
     # The first point of the curve takes no voxel: its threshold is infinite.

@@ -123,3 +123,4 @@ def test_equal_errors_of_two_normal_distributions_are_in_their_middle() -> None:
     taken = float((score[~true] >= threshold).double().mean())
     assert missed == pytest.approx(taken, abs=2e-4)
     assert math.isnan(equal_error_threshold(score, torch.ones(40_000)))
+    assert math.isnan(equal_error_threshold(torch.ones(40_000), true))

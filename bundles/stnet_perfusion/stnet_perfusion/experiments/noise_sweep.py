@@ -14,7 +14,7 @@ from . import charts
 from .bench import Bench
 from .cohort import PARAMETERS, cohort
 from .methods import COMPARED, LABELS
-from .scores import HYPOPERFUSED, pooled
+from .scores import HYPOPERFUSED, ratio_of_sums
 
 FIRST = 1000  # number of the first subject: none of the method tables
 # SNR to column: limit, and whether less is better.
@@ -77,7 +77,8 @@ def _summary(level: float, name: str, single: Sequence[Row], seed: int) -> Row:
     own = [row for row in single if row["snr"] == level and row["method"] == name]
     summary: Row = {"snr": level, "method": name, "subjects": len(own)}
     for column in COLUMNS:
-        summary |= interval(column, pooled(own, column, "both" if column == "dice" else "voxels", seed))
+        below = [row["both" if column == "dice" else "voxels"] for row in own]
+        summary |= interval(column, ratio_of_sums([row[column] for row in own], below, seed))
     for parameter in PARAMETERS:
         column = f"{parameter.lower()}_mae_uncalibrated"
         summary[column] = sum(row[column] for row in own) / sum(row["voxels"] for row in own)

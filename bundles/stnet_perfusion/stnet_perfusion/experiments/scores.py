@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shared_transforms.experiments import Row, interval
 from shared_transforms.metrics import (
-    bootstrap,
+    Estimate,
     dice,
     hausdorff95,
     iou,
@@ -30,6 +30,7 @@ MAP_SCORES = ("psnr", "ssim", "pcc", "scc", "nrmse", "mae")
 REGION_SCORES = ("auc", "dice", "iou", "hd95")
 SIGMA = 1.5  # [voxels] of the windows of SSIM
 HYPOPERFUSED = 6.0  # s
+RESAMPLES = 2000
 
 
 def map_scores(subject: Subject, estimate: Tensor, parameter: int) -> dict[str, Row]:
@@ -57,7 +58,7 @@ def map_scores(subject: Subject, estimate: Tensor, parameter: int) -> dict[str, 
     for name, region in regions.items():
         x, y = estimate[region], truth[region]
         found[name] = {
-            "psnr": float(peak_signal_noise_ratio(y.numpy(), x.numpy(), data_range=span)),
+            "psnr": _psnr(x, y, span),
             "ssim": float(similarity[region].mean()),
             "pcc": pearson(x, y),
             "scc": spearman(x, y),
@@ -65,6 +66,12 @@ def map_scores(subject: Subject, estimate: Tensor, parameter: int) -> dict[str, 
             "mae": float((x - y).abs().mean()),
         }
     return found
+
+
+def _psnr(estimate: Tensor, truth: Tensor, span: float) -> float:
+    if bool((estimate == truth).all()):
+        return math.inf
+    return float(peak_signal_noise_ratio(truth.numpy(), estimate.numpy(), data_range=span))
 
 
 def similarity_map(subject: Subject, estimate: Tensor, truth: Tensor, span: float) -> Tensor:
@@ -118,7 +125,7 @@ def summaries(rows: Sequence[Row], by: Sequence[str], columns: Iterable[str], se
             values = np.array([member[column] for member in members], float)
             there = values[np.isfinite(values)]
             if len(there):
-                mean = bootstrap(len(there), lambda chosen, there=there: float(there[chosen].mean()), seed=seed)
+                mean = ratio_of_sums(there, np.ones_like(there), seed)
                 summary |= {column: mean.value, f"{column}_sd": float(there.std(ddof=1)) if len(there) > 1 else None}
                 summary |= {key: value for key, value in interval(column, mean).items() if key != column}
             if len(there) < len(values):
@@ -127,14 +134,17 @@ def summaries(rows: Sequence[Row], by: Sequence[str], columns: Iterable[str], se
     return found
 
 
-def pooled(rows: Sequence[Row], numerator: str, denominator: str, seed: int = 0) -> Any:
-    """Sum over subjects of one column over the sum of another, with its bootstrap interval over subjects."""
-    above, below = (np.array([row[name] for row in rows], float) for name in (numerator, denominator))
-
-    def ratio(chosen: np.ndarray) -> float:
-        return float(above[chosen].sum() / below[chosen].sum()) if below[chosen].sum() > 0 else math.nan
-
-    return bootstrap(len(rows), ratio, seed=seed)
+def ratio_of_sums(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Estimate:
+    """Sum over subjects of one quantity over the sum of another, with its 95 % bootstrap interval over subjects."""
+    top, bottom = np.array(above, float), np.array(below, float)
+    n = len(top)
+    value = float(top.sum() / bottom.sum()) if bottom.sum() > 0 else math.nan
+    if n < 2:
+        return Estimate(value, -math.inf, math.inf, n)
+    rows = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+    tops, bottoms = top[rows].sum(1), bottom[rows].sum(1)
+    low, high = np.quantile(tops[bottoms > 0] / bottoms[bottoms > 0], (0.025, 0.975))
+    return Estimate(value, float(low), float(high), n)
 
 
 def pooled_dice(found: Tensor, true: Tensor) -> float:
