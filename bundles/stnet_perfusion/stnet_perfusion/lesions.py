@@ -121,7 +121,8 @@ def find_lesion(tmax: Array, mask: Array, voxel_ml: float, smallest_ml: float, m
         smallest_ml: of a connected part [ml].
         main: threshold of the lesion [s].
     """
-    above, removed = {}, {}
+    above: dict[float, Array] = {}
+    removed: dict[float, float] = {}
     for threshold in TMAX_THRESHOLDS:
         raw = mask & (tmax > threshold)
         above[threshold] = large_parts(raw, voxel_ml, smallest_ml) if threshold <= main else raw & above[main]
