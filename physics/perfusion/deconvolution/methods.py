@@ -6,32 +6,89 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from physics.perfusion.deconvolution.circulant import csvd, osvd
 from physics.perfusion.deconvolution.common import check_series, rows_inside
+from physics.perfusion.deconvolution.dense import ssvd, tikhonov
+from physics.perfusion.deconvolution.tensor_tv import ttv
 
 __all__ = ["CIRCULANT", "METHODS", "deconvolve"]
 
-_VOXELWISE: dict[str, Callable[..., Tensor]] = {"csvd": csvd, "osvd": osvd}
-METHODS = tuple(_VOXELWISE)
-CIRCULANT = ("csvd", "osvd")
+_VOXELWISE: dict[str, Callable[..., Tensor]] = {"ssvd": ssvd, "csvd": csvd, "osvd": osvd, "tikhonov": tikhonov}
+_SOLVERS: dict[str, Callable[..., Tensor]] = {**_VOXELWISE, "ttv": ttv}
+METHODS = tuple(_SOLVERS)
+CIRCULANT = ("csvd", "osvd", "tikhonov", "ttv")  # these return 2 x time, negative delays at the end
 
 
 def deconvolve(
     concentration: Tensor, aif: Tensor, dt: float, method: str = "osvd", *, mask: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """Residue of each voxel."""
+    r"""Residue function r with :math:`c(t) = \int c_a(t - u) \, r(u) \, du`; it contains the blood flow.
+
+    Options (those of another method are refused; None stands for the default):
+
+    =========== ================================================================================================
+    method      options
+    =========== ================================================================================================
+    ``ssvd``    ``threshold`` .2 of the largest singular value. Depends on the delay: an arterial curve that comes
+                later than the tissue has no answer in it.
+    ``csvd``    ``threshold`` .1 of the largest singular value, of the block-circulant matrix.
+    ``osvd``    ``oscillation_index`` .035: each voxel has the first threshold of 5, 10 .. 95 % of the largest
+                singular value that brings its index (:func:`oscillation`) below.
+    ``tikhonov`` ``selection`` of the weight of each voxel, ``"lcurve"`` or ``"gcv"``; or one weight for all,
+                ``regularisation``, relative to the largest singular value.
+    ``ttv``     ``regularisation`` .15, weight of the total variation relative to the noise of the curves;
+                ``temporal`` .3, weight of a difference from frame to frame beside that from voxel to voxel;
+                ``voxel_size`` [mm], one value an axis, None for a cube (differences over a longer side count less);
+                ``iterations`` 60, all of them made; ``report``, called after each.
+                It has no derivatives. Defaults chosen on simulated heads of baseline SNR 20, 50 and 100.
+    =========== ================================================================================================
+
+    Args:
+        concentration: of tissue ``[..., time]``; for ``ttv`` ``[X, Y, Z, time]`` or with fewer axes of space.
+        aif: arterial concentration ``[time]`` in the same unit.
+        dt: frame time [s].
+        method: ``"ssvd"``, ``"csvd"``, ``"osvd"``, ``"tikhonov"`` or ``"ttv"``.
+        mask: bool ``[...]``; voxels outside are not read, are no neighbours, and have the residue 0.
+        **options: see above.
+
+    Returns:
+        Residue [1/s]. ``ssvd``: ``[..., time]``. All others ``[..., 2 time]``, index i at i dt; from index ``time`` on
+        at (i - 2 time) dt, for tissue that the contrast agent reaches before the arterial curve rises.
+
+    Raises:
+        ValueError: unknown method, option of another method or out of range; aif of other length, zero or not finite;
+            dt not positive; concentration not floating or not finite inside the mask; mask not bool or of other shape;
+            for ``ttv`` more than 3 axes of space or fewer than 4 frames.
+
+    Source: Ostergaard et al., Magn Reson Med 36:715 (1996), ssvd; Wu et al., Magn Reson Med 50:164 (2003), csvd and
+    osvd; Calamante et al., Magn Reson Med 50:1237 (2003), tikhonov; Fang et al., IEEE Trans Med Imaging 34:1533 (2015),
+    ttv. Matrices are not weighted over neighbouring frames.
+    """
     check_series(concentration, aif, dt, mask)
-    if method not in _VOXELWISE:
+    if method not in _SOLVERS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    solve = _VOXELWISE[method]
-    known = {name for name, value in inspect.signature(solve).parameters.items() if value.kind is value.KEYWORD_ONLY}
-    options = {name: value for name, value in options.items() if value is not None}
-    if unknown := options.keys() - known:
-        raise ValueError(f"options of {method} are {', '.join(sorted(known))}, got {', '.join(sorted(unknown))}")
-    found = solve(rows_inside(concentration, mask), aif, dt, **options)
+    options = _checked(method, options)
+    rows = rows_inside(concentration, mask)
+    if method == "ttv":
+        space = concentration.shape[:-1]
+        everywhere = torch.ones(space, dtype=torch.bool, device=rows.device) if mask is None else mask
+        found = ttv(rows, aif, dt, everywhere, **options)
+    else:
+        found = _VOXELWISE[method](rows, aif, dt, **options)
     if mask is None:
-        return found.reshape(*concentration.shape[:-1], -1)
+        return found.reshape(*concentration.shape[:-1], found.shape[-1])
     whole = concentration.new_zeros(*mask.shape, found.shape[-1])
-    return whole.masked_scatter(mask[..., None], found) if found.requires_grad else whole.index_put_((mask,), found)
+    return whole.index_put_((mask,), found)
+
+
+def _checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options that are given. Raises ValueError for one that the method does not know."""
+    parameters = inspect.signature(_SOLVERS[method]).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    given = {name: value for name, value in options.items() if value is not None}
+    if unknown := sorted(given.keys() - set(known)):
+        raise ValueError(f"options of {method} must be among {', '.join(known)}, got {', '.join(unknown)}")
+    return given
