@@ -300,9 +300,8 @@ def test_studies_train_every_variant(bench: Bench) -> None:
     rows, _ = table(bench, "studies")
     assert [row["variant"] for row in rows] == ["default", "one"]
     assert rows[0]["tmax_mae_over_default"] == 1 and rows[1].get("cbv_mae") is None and rows[1]["tmax_mae"] > 0
-    before = (Path(bench.output_dir) / "results" / "studies.json").read_text()
     studies.studies(bench, variants=variants)  # all there already
-    assert json.loads(before)["rows"] == table(bench, "studies")[0]
+    assert [row["seconds_per_step"] for row in table(bench, "studies")[0]] == [row["seconds_per_step"] for row in rows]
 
 
 def test_weights_that_are_not_there_are_left_out(bench: Bench, tmp_path: Path) -> None:

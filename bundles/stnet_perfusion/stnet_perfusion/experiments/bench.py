@@ -63,7 +63,7 @@ class Bench(ResultBench):
     def __post_init__(self) -> None:
         self.device = torch.device(self.device)
         self.networks = {
-            name: network.to(self.device, memory_format=torch.channels_last).eval()
+            name: network.to(memory_format=torch.channels_last).to(self.device).eval()  # type: ignore[call-overload]
             for name, network in self.networks.items() if network is not None
         }  # fmt: skip
         if unknown := set(self.networks) - set(NETWORKS):

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from torch import nn
 from tqdm import tqdm
 
 from shared_transforms.experiments import Row
 from shared_transforms.simulation import Simulator
 
-from ..network import OUTPUTS
+from ..network import OUTPUTS, STNet
 from .bench import Bench
 from .cohort import Subject, cohort, simulator_of
 from .methods import network_method
@@ -110,7 +109,7 @@ class Memory:
 
 def train(
     bench: Bench, memory: Memory, changes: Mapping[str, Any], steps: int, schedule: int, volumes: int
-) -> tuple[nn.Module, float]:
+) -> tuple[STNet, float]:
     """Train with the network, loss, optimiser, schedule and patches of the training's config.
 
     Args:
@@ -154,7 +153,7 @@ def train(
 
 
 @torch.no_grad()
-def _errors(bench: Bench, network: nn.Module, judged: Sequence[Subject]) -> Row:
+def _errors(bench: Bench, network: STNet, judged: Sequence[Subject]) -> Row:
     method = network_method("study", network, bench.inferer)
     found = torch.cat([method.estimate(subject) for subject in judged], 1)
     truth = torch.cat([subject.truth for subject in judged], 1)
