@@ -1,0 +1,389 @@
+"""Arterial input and venous output of a DSC-MRI series, found in the images.
+
+Arteries show the contrast agent early, high, narrow, smooth and return near to their baseline; veins show it late and
+with the largest area of all. Each property is a part of a score between 0 and 1, and the score is their weighted
+geometric mean: one property that fails rules a voxel out. The criteria are those of Rempp et al. (Radiology
+1994;193:637), Carroll et al. (Radiology 2003;227:593) and Mouridsen et al. (Magn Reson Med 2006;55:524). Nothing here
+is random: equal data give equal voxels.
+
+Signals mix before the logarithm is taken, so a voxel that an artery fills in part has a distorted curve with a flat
+top. What the tissue around the chosen voxels adds can be taken out (:func:`unmix_tissue`), as the area under the
+arterial curve must be that under the venous one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from physics.perfusion.curve_shape import CurveShape, bolus_window, curve_shape, smooth_in_time
+
+__all__ = ["InputFunction", "average_curve", "find_arterial_input", "find_venous_output", "unmix_tissue"]
+
+ARTERIAL_WEIGHTS = {"early": 2.0, "high": 2.0, "narrow": 1.0, "smooth": 0.5, "returning": 0.5, "unclipped": 0.5}
+VENOUS_WEIGHTS = {"late": 1.0, "large": 3.0, "smooth": 0.5, "returning": 0.5, "unclipped": 0.5}
+VISIBLE = 6.0  # peak over noise below which a curve has no shape
+_EARLY = 3.0  # s after the first arteries, where early has become 0
+_LATE = 1.5  # s that the centre of a vein comes after that of the arteries, at least
+_TALL = 0.005  # of the voxels: those that tell what high, early and narrow mean in this brain
+_KEPT = 0.7  # of the best score
+_ALIKE = 0.95  # correlation with the best curve
+_FILLED = 0.9  # of the blood in the best voxel that a voxel has at least
+_ALONE = 0.4  # factor of the score of a voxel without neighbours in the vessel
+_SUPPORT = 3  # voxels that agree, from which on there need be no more
+_NOISY = 3.0  # times the median noise above which a voxel is not looked at
+_CLIPPED = 2.0  # noises above zero below which a trough of one voxel cannot be told from the noise floor
+_TISSUE_AREAS = 1.6  # area of a vein over that of 95 % of the voxels
+_LEAST_VENOUS = 0.8  # area of a vein over that of the artery
+_SMALLEST_FRACTION = 0.4  # of blood in the chosen voxels that :func:`unmix_tissue` still goes to
+
+
+@dataclass(frozen=True)
+class InputFunction:
+    """A curve found in a series, and why.
+
+    Attributes:
+        curve: mean over ``voxels`` ``[T]``, in the unit of the series.
+        voxels: indices ``[n, 3]``, best first.
+        score: of these voxels ``[n]``, between 0 and 1.
+        parts: their parts of the score, ``{name: [n]}``, between 0 and 1, 1 is best.
+        centre: time of the middle of the first pass [s].
+        width: full width at half maximum of the first pass [s].
+        noise: standard deviation of the curve before the bolus.
+        clipped: whether the trough of the signal cannot be told from the noise: the true peak may be higher.
+        tissue: mean curve of the tissue around the voxels ``[T]``, vessels left out.
+    """
+
+    curve: Tensor
+    voxels: Tensor
+    score: Tensor
+    parts: Mapping[str, Tensor]
+    centre: float
+    width: float
+    noise: float
+    clipped: bool
+    tissue: Tensor
+
+
+@dataclass(frozen=True)
+class _Brain:
+    """Curves inside of the mask, where they lie, and their shape."""
+
+    curves: Tensor
+    voxels: Tensor
+    shape: CurveShape
+    window: tuple[int, int]
+    dt: float
+    tissue_centre: float
+    attenuation: float | None
+    concentration: Tensor
+    mask: Tensor
+
+
+@torch.no_grad()
+def find_arterial_input(
+    concentration: Tensor,
+    mask: Tensor,
+    dt: float,
+    *,
+    count: int = 8,
+    attenuation: float | None = None,
+    weights: Mapping[str, float] = ARTERIAL_WEIGHTS,
+) -> InputFunction:
+    """Find arteries by a score: early, high, narrow, smooth, returning to the baseline, not clipped.
+
+    A voxel whose first pass has its middle after that of the brain's median curve is no artery, however high it is:
+    so no vein is taken. Of the best voxels those are kept that agree with the best in shape and time.
+
+    Args:
+        concentration: ``[X, Y, Z, T]``, any unit proportional to Delta R2*.
+        mask: boolean ``[X, Y, Z]``, the brain with its vessels.
+        dt: time between frames [s].
+        count: most voxels that are taken.
+        attenuation: -ln(S/S0) for one unit of concentration. With it voxels are averaged as signals, corrected for the
+            noise floor, and clipped curves are found.
+        weights: exponents of the parts of the score.
+
+    Returns:
+        The arterial input, not scaled: its area is too small where voxels are filled in part.
+
+    Raises:
+        ValueError: for shapes that do not fit, values that are not finite, an empty mask, no bolus, or no voxel that
+            could be an artery.
+    """
+    brain = _brain(concentration, mask, dt, attenuation)
+    shape = brain.shape
+    possible = _visible(shape) & (shape.centre < brain.tissue_centre)
+    if not bool(possible.any()):
+        raise ValueError("no voxel of the mask has an early, clear and narrow bolus: give the arterial input by hand")
+    tall = _highest(torch.where(possible, shape.peak, 0.0), max(12, int(_TALL * len(possible))), possible)
+    reference = shape.select(tall)
+    parts = {
+        "early": _falling(shape.rise, _low(reference.rise), _low(reference.rise) + _EARLY),
+        "high": (shape.peak / reference.peak[: max(1, min(4, len(tall)))].min()).clamp(0.0, 1.0),
+        "narrow": _falling(shape.width, _low(reference.width), 2.5 * _low(reference.width)),
+        **_clean_parts(brain),
+    }
+    found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "high", count)
+    if found is None:
+        raise ValueError("no two voxels agree on an arterial curve: give the arterial input by hand")
+    return found
+
+
+@torch.no_grad()
+def find_venous_output(
+    concentration: Tensor,
+    mask: Tensor,
+    dt: float,
+    *,
+    arterial: InputFunction | None = None,
+    count: int = 16,
+    attenuation: float | None = None,
+    weights: Mapping[str, float] = VENOUS_WEIGHTS,
+) -> InputFunction | None:
+    """Find a large vein by a score: late, large area, smooth, returning to the baseline, not clipped.
+
+    Args:
+        concentration: see :func:`find_arterial_input`, as for all others.
+        mask: likewise.
+        dt: likewise [s].
+        arterial: the arterial input; a vein comes later. Without it the brain's median curve tells what is late.
+        count: most voxels that are taken.
+        attenuation: likewise.
+        weights: exponents of the parts of the score.
+
+    Returns:
+        The venous output; None where nothing late has a larger area than tissue and the arterial input: there is no
+        sinus in the field of view.
+
+    Raises:
+        ValueError: see :func:`find_arterial_input`; no vein is no error.
+    """
+    brain = _brain(concentration, mask, dt, attenuation)
+    shape = brain.shape
+    earliest = brain.tissue_centre if arterial is None else arterial.centre + _LATE
+    least = _TISSUE_AREAS * float(torch.quantile(shape.area, 0.95))
+    possible = _visible(shape) & (shape.centre > earliest) & (shape.area > least) & (shape.tail < 0.5)
+    if not bool(possible.any()):
+        return None
+    largest = _highest(torch.where(possible, shape.area, 0.0), 4, possible)
+    parts = {
+        "late": 1.0 - _falling(shape.centre, earliest, earliest + 1.0),
+        "large": (shape.area / shape.area[largest].min()).clamp(0.0, 1.0),
+        **_clean_parts(brain),
+    }
+    found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "large", count)
+    if found is not None and arterial is not None:
+        passes = slice(*brain.window)
+        if float(found.curve[passes].sum()) < _LEAST_VENOUS * float(arterial.curve[passes].sum()):
+            return None
+    return found
+
+
+def average_curve(curves: Tensor, noise: Tensor, attenuation: float | None = None) -> tuple[Tensor, bool]:
+    """Mean of a few curves of one vessel.
+
+    With ``attenuation`` the squared signals are averaged, less what noise adds to them (twice its variance in a
+    magnitude image), and the logarithm is taken last: the noise floor, which clips high curves, is lower in the mean.
+
+    Args:
+        curves: concentrations ``[n, T]``.
+        noise: standard deviations of their baselines ``[n]``.
+        attenuation: -ln(S/S0) for one unit of concentration.
+
+    Returns:
+        Curve ``[T]``, and whether its trough cannot be told from the noise floor.
+    """
+    if attenuation is None:
+        return curves.mean(0), False
+    variance = (attenuation * noise).square()[:, None]
+    power = torch.exp(-2.0 * attenuation * curves) - 2.0 * variance
+    floor = float(variance.mean()) * _CLIPPED**2 / len(curves) ** 0.5
+    mean = power.mean(0)
+    clipped = bool((mean < floor).any())
+    return -0.5 * mean.clamp_min(max(0.25 * floor, 1e-6)).log() / attenuation, clipped
+
+
+def unmix_tissue(
+    curve: Tensor, tissue: Tensor, area: float, attenuation: float, noise: float = 0.0
+) -> tuple[Tensor, float]:
+    """Take out of a vessel's curve what the tissue in its voxels adds to the signal.
+
+    The signal is a sum, f exp(-a c_blood) + (1 - f) exp(-a c_tissue). Of all fractions f the one is taken with which
+    the blood has the area that it must have, that of the venous output.
+
+    Args:
+        curve: of the voxels ``[T]``.
+        tissue: of the tissue around them ``[T]``.
+        area: sum over time that the curve of the blood has, in the unit of the curve.
+        attenuation: a, -ln(S/S0) for one unit of concentration.
+        noise: standard deviation of the curve before the bolus; what would remain of the signal below 2 of them is not
+            believed.
+
+    Returns:
+        Curve of the blood ``[T]``, and f, between .4 and 1; 1 where the curve has the area already.
+
+    Raises:
+        ValueError: if the curves differ in length, or area or attenuation are not positive.
+    """
+    if curve.shape != tissue.shape or curve.ndim != 1:
+        raise ValueError(f"curve and tissue must be [T], got {tuple(curve.shape)} and {tuple(tissue.shape)}")
+    if not (area > 0 and attenuation > 0):
+        raise ValueError(f"area and attenuation must be positive, got {area} and {attenuation}")
+    total, around = torch.exp(-attenuation * curve.double()), torch.exp(-attenuation * tissue.double())
+    fractions = torch.linspace(_SMALLEST_FRACTION, 1.0, 601, dtype=torch.float64, device=curve.device)[:, None]
+    blood = (total - (1.0 - fractions) * around) / fractions
+    lowest = torch.clamp(2.0 * attenuation * noise / fractions, min=0.02)
+    usable = (blood >= torch.minimum(lowest, total.min())).all(-1)
+    curves = -blood.clamp_min(1e-6).log() / attenuation
+    # The area falls as the fraction grows: the largest fraction with enough of it, else the smallest usable one.
+    enough = usable & (curves.sum(-1) >= area)
+    index = int(enough.nonzero()[-1]) if bool(enough.any()) else int(usable.nonzero()[0])
+    return curves[index].to(curve.dtype), float(fractions[index])
+
+
+def _brain(concentration: Tensor, mask: Tensor, dt: float, attenuation: float | None) -> _Brain:
+    if concentration.ndim != 4 or mask.dtype != torch.bool or mask.shape != concentration.shape[:3]:
+        raise ValueError(
+            f"concentration must be [X, Y, Z, T] and mask boolean [X, Y, Z], got {tuple(concentration.shape)} and "
+            f"{tuple(mask.shape)}, {mask.dtype}"
+        )
+    if not dt > 0 or (attenuation is not None and not attenuation > 0):
+        raise ValueError(f"dt and attenuation must be positive, got {dt} and {attenuation}")
+    voxels = mask.nonzero()
+    if not len(voxels):
+        raise ValueError("mask must not be empty, got a volume without a voxel in it")
+    curves = concentration[mask]
+    if not bool(curves.isfinite().all()):
+        raise ValueError("concentration must be finite inside of the mask, got NaN or infinity")
+    median = curves.median(0).values
+    window = bolus_window(median, dt)
+    centre = float(curve_shape(median[None], dt, *window).centre)
+    shape = curve_shape(curves, dt, *window)
+    return _Brain(curves, voxels, shape, window, dt, centre, attenuation, concentration, mask)
+
+
+def _visible(shape: CurveShape) -> Tensor:
+    """Curves with a peak and a fall in a voxel that is not mostly noise."""
+    return (shape.peak > VISIBLE * shape.noise) & shape.width.isfinite() & (shape.noise < _NOISY * shape.noise.median())
+
+
+def _clean_parts(brain: _Brain) -> dict[str, Tensor]:
+    """Parts of the score that arteries and veins share."""
+    shape = brain.shape
+    parts = {
+        "smooth": _falling(shape.roughness, 0.05, 0.3),
+        "returning": _falling(shape.tail.abs(), 0.2, 0.5),
+    }
+    if brain.attenuation is not None:
+        margin = torch.exp(-brain.attenuation * shape.trough) / (brain.attenuation * shape.noise)
+        parts["unclipped"] = 1.0 - _falling(margin, 0.0, _CLIPPED)
+    return parts
+
+
+def _falling(values: Tensor, good: float, bad: float) -> Tensor:
+    """1 up to ``good``, 0 from ``bad`` on, linear between them."""
+    return ((bad - values) / max(bad - good, 1e-12)).nan_to_num(0.0).clamp(0.0, 1.0)
+
+
+def _low(values: Tensor) -> float:
+    """Tenth percentile: the least value, but for outliers."""
+    return float(torch.quantile(values, 0.1))
+
+
+def _highest(values: Tensor, count: int, possible: Tensor) -> Tensor:
+    """Indices of the highest values among the possible ones, highest first."""
+    order = values.argsort(descending=True, stable=True)[: min(count, int(possible.sum()))]
+    return order
+
+
+def _score(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Weighted geometric mean of the parts that there are."""
+    used = {name: weights.get(name, 0.0) for name in parts}
+    total = sum(used.values())
+    if not total > 0:
+        raise ValueError(f"weights must be positive for some of {sorted(parts)}, got {dict(weights)}")
+    product = torch.ones_like(next(iter(parts.values())))
+    for name, values in parts.items():
+        product = product * values ** (used[name] / total)
+    return product
+
+
+def _chosen(brain: _Brain, score: Tensor, parts: Mapping[str, Tensor], size: str, count: int) -> InputFunction | None:
+    """The best voxels that agree with each other, and their mean; None where no two do.
+
+    Args:
+        brain: the curves.
+        score: of every voxel ``[N]``.
+        parts: of the score.
+        size: the part that says how much of a voxel is blood.
+        count: most voxels.
+    """
+    order = _highest(score, 4 * count, score > 0)
+    if len(order) < 2:
+        return None
+    connected = _connected(brain, torch.where(score > 0, parts[size], 0.0), order)
+    score = score.clone()
+    score[order] *= connected
+    order = order[score[order].argsort(descending=True, stable=True)]
+    shape = brain.shape.select(order)
+    curves = smooth_in_time(brain.curves[order])
+    agree = (torch.corrcoef(curves) > _ALIKE) & ((shape.centre[:, None] - shape.centre).abs() <= _same_time(brain.dt))
+    agree &= score[order] >= _KEPT * score[order, None]
+    # Voxels with less blood distort the curve; how much less cannot be told from noise is allowed.
+    scatter = shape.noise / shape.peak * torch.exp((brain.attenuation or 0.0) * shape.peak)
+    fill = parts[size][order]
+    agree &= fill >= fill[:, None] * (_FILLED - scatter.clamp_max(0.15))
+    # A vessel goes through several voxels; what stands alone is an artefact, however good its score.
+    support = agree.sum(-1)
+    if int(support.max()) < 2:
+        return None
+    best = int((score[order] * (support.clamp_max(_SUPPORT) / _SUPPORT).sqrt() * (support > 1)).argmax())
+    index = order[agree[best]][:count]
+    noise = brain.shape.noise[index]
+    curve, clipped = average_curve(brain.curves[index], noise, brain.attenuation)
+    shape = curve_shape(curve[None], brain.dt, *brain.window)
+    return InputFunction(
+        curve=curve,
+        voxels=brain.voxels[index],
+        score=score[index],
+        parts={name: values[index] for name, values in parts.items()},
+        centre=float(shape.centre),
+        width=float(shape.width),
+        noise=float(noise.square().mean().sqrt()) / len(index) ** 0.5,
+        clipped=clipped,
+        tissue=_surroundings(brain, index),
+    )
+
+
+def _same_time(dt: float) -> float:
+    """How far the first passes of voxels of one vessel may lie apart [s]."""
+    return 0.75 * max(dt, 1.0)
+
+
+def _connected(brain: _Brain, fill: Tensor, order: Tensor) -> Tensor:
+    """1 for voxels beside another one of a vessel, less for those that stand alone; ``fill`` is of every voxel."""
+    volume = torch.zeros([n + 2 for n in brain.mask.shape]).to(fill)
+    volume[1:-1, 1:-1, 1:-1][brain.mask] = fill
+    steps = torch.arange(-1, 2, device=fill.device)
+    offset = torch.cartesian_prod(steps, steps, steps)
+    offset = offset[offset.any(-1)]
+    beside = volume[tuple((brain.voxels[order][:, None] + 1 + offset).movedim(-1, 0))].amax(-1)
+    return 1.0 - (1.0 - _ALONE) * ((0.5 - beside / fill[order]) / 0.2).clamp(0.0, 1.0)
+
+
+def _surroundings(brain: _Brain, index: Tensor) -> Tensor:
+    """Mean curve of what lies around some voxels in their slices, voxels with much blood left out."""
+    chosen = brain.voxels[index]
+    offset = torch.cartesian_prod(*(torch.arange(-3, 4, device=chosen.device),) * 2, torch.zeros(1).to(chosen))
+    size = torch.tensor(brain.mask.shape, device=chosen.device)
+    around = (chosen[:, None] + offset).flatten(0, 1)
+    around = around[((around >= 0) & (around < size)).all(-1)]
+    around = around[brain.mask[tuple(around.T)]]
+    curves = brain.concentration[tuple(around.T)]
+    area = curves[:, slice(*brain.window)].sum(-1)
+    ordinary = area <= torch.quantile(brain.shape.area, 0.9) / brain.dt
+    return (curves[ordinary] if bool(ordinary.any()) else brain.curves).mean(0)
