@@ -243,7 +243,8 @@ def _inherited(image: Path) -> list[Path]:
     found = []
     for folder in reversed(folders):
         for file in sorted(folder.glob(f"*{suffix}.json"), key=lambda f: (f.name.count("_"), f.name)):
-            if file.stem != name and set(file.stem.split("_")) <= entities:
+            own = folder == image.parent and file.stem == name
+            if not own and set(file.stem.split("_")) <= entities:
                 found.append(file)
     return found
 
