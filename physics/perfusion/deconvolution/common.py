@@ -57,8 +57,7 @@ def arterial_spectrum(aif: Tensor, dt: float) -> Tensor:
 
 def rows_inside(concentration: Tensor, mask: Tensor | None) -> Tensor:
     """Curves ``[voxel, time]`` inside the mask. Raises ValueError where they are not finite."""
-    rows = concentration.flatten(0, -2) if mask is None else concentration[mask]
-    rows = rows.reshape(-1, concentration.shape[-1])
+    rows = (concentration if mask is None else concentration[mask]).reshape(-1, concentration.shape[-1])
     # The sum is finite only if every value is, and takes no second array.
     if not bool(torch.isfinite(rows.detach().sum())) and not bool(torch.isfinite(rows.detach()).all()):
         raise ValueError("concentration must be finite inside the mask, got NaN or infinity")

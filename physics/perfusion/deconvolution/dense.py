@@ -9,7 +9,7 @@ from torch import Tensor
 
 from physics.perfusion.deconvolution.common import by_chunks, check_fraction
 
-__all__ = ["SELECTIONS", "measured_matrix", "ssvd", "tikhonov"]
+__all__ = ["SELECTIONS", "lcurve_curvature", "measured_matrix", "ssvd", "tikhonov"]
 
 SELECTIONS = ("lcurve", "gcv")
 _WEAKEST, _STEPS = 1e-3, 61  # of the weights tried, up to the largest singular value; 12 % from one to the next
@@ -93,12 +93,21 @@ class _Choice:
         residual = power @ self.residual
         if self.selection == "gcv":
             return (residual / self.freedom).argmin(-1)
-        return self.curvature(residual, power @ self.solution, power @ self.slope).argmax(-1)
+        return lcurve_curvature(self.weights, residual, power @ self.solution, power @ self.slope).argmax(-1)
 
-    def curvature(self, residual: Tensor, solution: Tensor, slope: Tensor) -> Tensor:
-        """Curvature of the L-curve ``[voxel, weight]``, from squared norms and the derivative of the solution's."""
-        w = self.weights
-        square = w.square()
-        turn = square * slope * residual + 2 * w * solution * residual + square.square() * solution * slope
-        speed = (square * solution).square() + residual.square()
-        return -2 * solution * residual / slope * turn / speed.pow(1.5)
+
+def lcurve_curvature(weights: Tensor, residual: Tensor, solution: Tensor, slope: Tensor) -> Tensor:
+    """Curvature of the L-curve, the logarithms of the norms against each other; positive where it turns left.
+
+    Args:
+        weights: w ``[W]``.
+        residual: squared norm of the residual ``[..., W]``; its derivative is -w^2 times that of ``solution``.
+        solution: squared norm of the solution ``[..., W]``.
+        slope: its derivative with respect to w ``[..., W]``.
+
+    Source: Hansen, The L-curve and its use (2001), equation 18, with the other sign.
+    """
+    square = weights.square()
+    turn = square * slope * residual + 2 * weights * solution * residual + square.square() * solution * slope
+    speed = (square * solution).square() + residual.square()
+    return -2 * solution * residual / slope * turn / speed.pow(1.5)
