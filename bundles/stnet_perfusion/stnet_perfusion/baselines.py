@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from physics.perfusion import haematocrit_factor, perfusion_maps
 from physics.perfusion.deconvolution import METHODS
@@ -24,20 +25,25 @@ class Deconvolution(nn.Module):
         method: "ssvd", "csvd", "osvd", "tikhonov" or "ttv".
         options: keyword arguments of ``physics.perfusion.deconvolve``, such as ``threshold``.
         factor: haematocrit factor over density [ml/g]; default the standard one.
+        progress: show a progress bar of a method that iterates.
 
     Raises:
         QMRIError: an unknown method.
     """
 
     def __init__(
-        self, method: str = "csvd", options: Mapping[str, Any] | None = None, factor: float | None = None
+        self,
+        method: str = "csvd",
+        options: Mapping[str, Any] | None = None,
+        factor: float | None = None,
+        progress: bool = True,
     ) -> None:
         super().__init__()
         if method not in METHODS:
             raise QMRIError(
                 field="method", found=repr(method), expected=f"one of {', '.join(METHODS)}", remedy="correct the config"
             )
-        self.method, self.options = method, dict(options or {})
+        self.method, self.options, self.progress = method, dict(options or {}), progress
         self.factor = haematocrit_factor() if factor is None else factor
 
     @torch.no_grad()
@@ -58,7 +64,7 @@ class Deconvolution(nn.Module):
             aif: arterial concentration ``[B, T]`` [mM].
             vof: venous concentration ``[B, T]`` [mM].
             frame_time: [s].
-            voxel_size: [mm]; of no use here.
+            voxel_size: [mm], for methods that look at neighbours.
 
         Returns:
             CBV [ml/100 g], CBF [ml/100 g/min], Tmax [s] ``[B, 3, X, Y, Z]``, 0 outside the mask.
@@ -72,7 +78,7 @@ class Deconvolution(nn.Module):
             if not bool(inside.any()):
                 continue
             try:
-                out[:, inside] = self._maps(one[1:], inside, arterial, venous, frame_time)
+                out[:, inside] = self._maps(one[1:], inside, arterial, venous, frame_time, voxel_size)
             except ValueError as error:
                 raise QMRIError(
                     field=f"aif, vof, options of {self.method}", found=str(error), expected="what this message names",
@@ -80,20 +86,23 @@ class Deconvolution(nn.Module):
                 ) from error  # fmt: skip
         return result
 
-    def _maps(self, concentration: Tensor, inside: Tensor, aif: Tensor, vof: Tensor, dt: float) -> Tensor:
+    def _maps(
+        self, concentration: Tensor, inside: Tensor, aif: Tensor, vof: Tensor, dt: float,
+        voxel_size: Sequence[float] | None,
+    ) -> Tensor:  # fmt: skip
         """CBV, CBF, Tmax ``[3, V]`` of the mask's voxels, from ``[T, X, Y, Z]``."""
         options = {"factor": self.factor, **self.options}
-        if self.method in NEIGHBOURS:
-            box = _box(inside)
-            kept, part = concentration[(slice(None), *box)].movedim(0, -1), inside[box]
-            maps = perfusion_maps(kept, aif, vof, dt, self.method, mask=part, **options)
-            return torch.stack([maps[name][part] for name in ("cbv", "cbf", "tmax")])
-        maps = perfusion_maps(concentration[:, inside].T, aif, vof, dt, self.method, **options)
-        return torch.stack([maps[name] for name in ("cbv", "cbf", "tmax")])
+        if self.method not in NEIGHBOURS:
+            maps = perfusion_maps(concentration[:, inside].T, aif, vof, dt, self.method, **options)
+            return torch.stack([maps[name] for name in ("cbv", "cbf", "tmax")])
+        with tqdm(desc=self.method, disable=not self.progress) as bar:
 
+            def report(iteration: Any) -> None:
+                bar.total = iteration.limit
+                bar.update()
 
-def _box(inside: Tensor) -> tuple[slice, slice, slice]:
-    """The smallest box around a mask."""
-    places = inside.nonzero()
-    (x0, y0, z0), (x1, y1, z1) = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
-    return slice(x0, x1), slice(y0, y1), slice(z0, z1)
+            options = {"voxel_size": voxel_size, "report": report} | options
+            maps = perfusion_maps(
+                concentration.movedim(0, -1), aif, vof, dt, self.method, mask=inside, **options
+            )  # fmt: skip
+        return torch.stack([maps[name][inside] for name in ("cbv", "cbf", "tmax")])
