@@ -102,17 +102,15 @@ def test_voxels_without_flow_and_nan() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_deconvolution_has_the_call_of_the_inferer(method: str) -> None:
     item = series()
-    arguments = {"mask": item["mask"][None], "aif": item["aif"][None], "vof": item["vof"][None], "frame_time": DT}
-    found = Deconvolution(method)(item["image"].as_tensor(), voxel_size=(2.0, 2.0, 5.0), **arguments)
+    image, tensors = item["image"].as_tensor(), [item[name][None] for name in ("mask", "aif", "vof")]
+    solve = Deconvolution(method, progress=False)
+    found = solve(image, *tensors, frame_time=DT, voxel_size=(2.0, 2.0, 5.0))
     mask = item["mask"][0]
     assert found.shape == (1, 3, *SHAPE) and not found[0][:, ~mask].any()
     cbv, cbf, _ = found[0][:, mask]
     assert float(cbv.median() / item["pred"][0, 0][mask].median()) == pytest.approx(1.0, abs=0.05)
     assert 0.3 < float((cbf / item["pred"][0, 1][mask]).median()) < 1.3
-    two = Deconvolution(method)(
-        item["image"].as_tensor().repeat(2, 1, 1, 1, 1),
-        **{n: v if n == "frame_time" else v.repeat(2, *[1] * (v.ndim - 1)) for n, v in arguments.items()},
-    )
+    two = solve(*(torch.cat([x, x]) for x in (image, *tensors)), frame_time=DT, voxel_size=(2.0, 2.0, 5.0))
     torch.testing.assert_close(two[1], found[0])
 
 
