@@ -9,8 +9,10 @@ import benchmark
 import numpy as np
 import pytest
 import torch
-from benchmarks import Row, Settings, qsmgan, rate, row, timed
+from benchmarks import Row, Settings, qsmgan, rate, row, stnet_perfusion, timed
 from benchmarks import rim_relaxometry as rim
+
+from physics.perfusion import deconvolve
 
 
 def test_times_of_every_repeat_without_the_first_run() -> None:
@@ -125,3 +127,41 @@ def test_costs_count_the_memory_of_a_stage() -> None:
     found = qsmgan.costs(lambda: torch.ones(2**24), 1)  # 64 MiB
     if found[0]["memory_mib"] is not None:  # Linux
         assert 60 < found[0]["memory_mib"] < 100
+
+
+PERFUSION_STAGES = {
+    "simulation": ["draw", "anatomy, vessels, stroke", "whole series and truth", "training sample"],
+    "deconvolution": ["cSVD, 20000 voxels", "oSVD, 20000", "solve_circulant: its", "loop over voxels: its", "Tikhonov"],
+    "spatial": ["total variation"],
+    "networks": ["of one slice: spatial encoder", "of one slice: temporal network", "masked out", "patch: its time"],
+    "training": ["training step"],
+    "inference": ["ST-Net, whole brain", "oSVD, whole brain"],
+}
+
+
+@pytest.mark.parametrize("group", PERFUSION_STAGES)
+def test_all_stages_of_stnet_perfusion(group: str) -> None:
+    settings = Settings(repeats=1, scale=0.05)
+    assert PERFUSION_STAGES.keys() == stnet_perfusion.groups(settings).keys()
+    found = list(benchmark.measure(stnet_perfusion, settings, group))
+    stages = [item.stage for item in found]
+    for part in PERFUSION_STAGES[group]:
+        assert sum(part in stage for stage in stages) >= 1, part
+    assert len(set(stages)) == len(stages)
+    assert all(item.value > 0 for item in found)
+    targets = {item.stage: item.target for item in found if item.target}
+    if group == "deconvolution":
+        assert sorted(targets.values()) == ["<= 0.5 s", "<= 2 s"]
+    if group == "networks":
+        assert list(targets.values()) == ["<= 0.5 s"]
+
+
+def test_the_rivals_deconvolve() -> None:
+    """scipy's solver is cSVD to the last digit; the loop finds the same flow but for its steps of the threshold."""
+    concentration, aif = stnet_perfusion.curves(40)
+    rows, curve = concentration.double(), aif.double()
+    ours = {method: deconvolve(rows, curve, 1.5, method).numpy() for method in ("csvd", "osvd")}
+    found = stnet_perfusion.scipy_csvd(rows.numpy(), curve.numpy(), 1.5)
+    np.testing.assert_allclose(found, ours["csvd"], atol=1e-10 * np.abs(ours["csvd"]).max())
+    flow = stnet_perfusion.loop_osvd(rows.numpy(), curve.numpy(), 1.5).max(1)
+    assert np.median(np.abs(flow / ours["osvd"].max(1) - 1)) < 0.03
