@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from physics.perfusion import Frames, baseline_signal, find_frames
 
+from .hemispheres import find_mid_plane
+
 __all__ = ["bolus_depth", "brain_mask", "head_mask", "mean_curve"]
 
 Array = npt.NDArray[Any]
@@ -23,6 +24,7 @@ _BLOOD = 0.25  # of the median depth of the bolus; tissue with a late and shallo
 _BLUR_MM = 3.0
 _BRIDGE_MM = 4.0  # half the width of what joins brain and muscle
 _DENT_MM = 10.0  # half the width of dents that are filled: tissue without flow at the surface
+_SYMMETRIC = 0.6  # correlation with the mirror image, from which on wider dents are filled as well
 _FLOOR = 0.02  # of the baseline
 
 
@@ -63,16 +65,17 @@ def bolus_depth(signal: Tensor, frames: Frames) -> Tensor:
     return torch.where(baseline > 0, depth / (len(signal) - frames.arrival), 0.0)
 
 
-def brain_mask(signal: Tensor, dt: float, voxel_size: Sequence[float]) -> Tensor:
+def brain_mask(signal: Tensor, dt: float, affine: Array) -> Tensor:
     """Mask the brain.
 
     Voxels with signal whose surroundings darken with the bolus; bridges to muscle and scalp are cut, the largest part
-    is kept, dents and holes (ventricles, tissue without flow) are filled.
+    is kept, dents and holes (ventricles, tissue without flow) are filled: small dents always, wide ones where the other
+    side of the head has brain.
 
     Args:
         signal: ``[T, X, Y, Z]``, on the CPU.
         dt: time between two frames [s].
-        voxel_size: (dx, dy, dz) [mm].
+        affine: ``[4, 4]``, voxel indices to millimetres (RAS).
 
     Returns:
         Boolean ``[X, Y, Z]``.
@@ -87,7 +90,7 @@ def brain_mask(signal: Tensor, dt: float, voxel_size: Sequence[float]) -> Tensor
     frames = find_frames(curve, dt)
     if not frames.bolus:
         raise ValueError("signal must fall with a bolus and recover")
-    inside, size = head.numpy(), np.asarray(voxel_size, dtype=float)
+    inside, size = head.numpy(), np.linalg.norm(affine[:3, :3], axis=0)
     depth = _blurred(bolus_depth(signal, frames).numpy(), inside, _BLUR_MM / size)
     supplied = inside & (depth > _BLOOD * np.median(depth[inside & (depth > 0)]))
     brain = _largest(_eroded(supplied, _BRIDGE_MM, size))
@@ -95,7 +98,21 @@ def brain_mask(signal: Tensor, dt: float, voxel_size: Sequence[float]) -> Tensor
         raise ValueError("signal must fall with the bolus in a region of the size of a brain")
     brain = _dilated(brain, _BRIDGE_MM, size) & supplied
     brain |= _eroded(_dilated(brain, _DENT_MM, size), _DENT_MM, size) & inside
+    before = baseline_signal(signal[: frames.baseline_end].movedim(0, -1), frames).numpy()
+    brain |= _missing(brain, inside, before, affine, size)
     return torch.from_numpy(_filled(brain, int(size.argmax())))
+
+
+def _missing(brain: Array, inside: Array, before: Array, affine: Array, size: Array) -> Array:
+    """Voxels with signal that are no brain though their mirror images are; not what is as thin as a rim."""
+    plane = find_mid_plane(before, brain, affine)
+    if plane.symmetry < _SYMMETRIC:
+        return np.zeros_like(brain)
+    transform = plane.mirror(affine)
+    mirrored = ndimage.affine_transform(brain.astype(np.float32), transform[:3, :3], transform[:3, 3], order=1) > 0.5
+    dent = mirrored & inside & ~brain
+    core = _eroded(dent | brain, _BRIDGE_MM, size) & dent
+    return _dilated(core, _BRIDGE_MM, size) & dent if core.any() else core
 
 
 def _blurred(values: Array, inside: Array, sigma: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
@@ -45,7 +46,7 @@ class BrainMaskd(MapTransform):
     ``item["mask"]`` becomes boolean ``[1, X, Y, Z]``; ``quality``, ``notes`` and ``details`` say where it is from.
 
     Args:
-        keys: key of the signal ``[T, X, Y, Z]``.
+        keys: key of the signal, a MetaTensor ``[T, X, Y, Z]``.
         mask_key: key of the mask, which may be None.
 
     Raises:
@@ -62,11 +63,9 @@ class BrainMaskd(MapTransform):
         for key in self.key_iterator(item):
             made = item.get(self.mask_key) is None
             if made:
-                acquisition = item["acquisition"]
+                dt = float(item["acquisition"]["repetition_time"])
                 try:
-                    mask = brain_mask(
-                        _plain(item[key]), float(acquisition["repetition_time"]), acquisition["voxel_size"].tolist()
-                    )
+                    mask = brain_mask(_plain(item[key]), dt, item[key].affine.numpy())
                 except ValueError as error:
                     raise _no_bolus(item, "the images", str(error)) from error
                 item[self.mask_key] = mask[None]
@@ -87,7 +86,7 @@ class Concentrationd(MapTransform):
     ``details``.
 
     Args:
-        keys: key of the signal.
+        keys: key of the signal, a MetaTensor.
         dummy_frames: frames at the start to leave out; None finds them.
         baseline_frames: first and last frame of the baseline, counted from 0, both included; None finds them.
         tissue_relaxivity: change of R2* with the concentration [1/s/mM].
@@ -143,7 +142,7 @@ class Concentrationd(MapTransform):
             result[0] = baseline_signal(signal[: frames.baseline_end].movedim(0, -1), window) / baseline.median()
             for frame, values in zip(result[1:], curves.unbind(1), strict=True):
                 frame[mask] = values
-            item[key] = type(image)(result, meta=image.meta) if hasattr(image, "meta") else result
+            item[key] = MetaTensor(result, meta=image.meta)
             item[self.mask_key], item["frames"], item["snr"] = mask[None], frames, median_snr
             item["quality"] = {**item.get("quality", {}), **quality}
             item["notes"] = [*item.get("notes", []), *notes, *remarks, *quality_notes(quality)]
@@ -158,14 +157,14 @@ class Concentrationd(MapTransform):
         if not float(curve.min()) > 0:
             raise _negative(item, f"the mean over the mask falls to {float(curve.min()):.3g}")
         frames = find_frames(curve, dt)
-        if not frames.bolus:
-            raise _no_bolus_in(signal, dt, item)
-        start = frames.dummy
         notes: list[str] = []
+        start = frames.dummy
         if self.dummy_frames is not None or self.window:
-            frames, start, notes = self._given(frames, curve, item)
+            frames, start, notes = self._given(frames, curve, dt, item)
         elif frames.dummy > FEW_DUMMIES:
             notes.append(f"the first {frames.dummy} frames are not in the steady state and were left out")
+        if not frames.bolus:
+            raise _no_bolus_in(signal, dt, item)
         if frames.baseline_end - start < FEWEST_BASELINE_FRAMES:
             raise QMRIError(
                 file=_file(item), field="baseline", found=f"the contrast agent arrives in frame {frames.arrival} "
@@ -175,26 +174,34 @@ class Concentrationd(MapTransform):
             )  # fmt: skip
         return frames, start, notes
 
-    def _given(self, found: Frames, curve: Tensor, item: Mapping[Hashable, Any]) -> tuple[Frames, int, list[str]]:
+    def _given(
+        self, found: Frames, curve: Tensor, dt: float, item: Mapping[Hashable, Any]
+    ) -> tuple[Frames, int, list[str]]:
+        """The same with what the user gave: what comes before it has no say in where the bolus is."""
         dummy = found.dummy if self.dummy_frames is None else self.dummy_frames
-        start, last = self.window or (dummy, max(found.baseline_end - 1, dummy + FEWEST_BASELINE_FRAMES - 1))
+        start, last = self.window or (dummy, dummy + FEWEST_BASELINE_FRAMES)
         if self.dummy_frames is None:
             dummy = min(dummy, start)
-        if not dummy <= start < last < len(curve) or start >= found.arrival:
+        if not dummy <= start < last < len(curve) or (found.bolus and start >= found.peak):
             raise QMRIError(
                 file=_file(item), field="baseline_frames" if self.window else "dummy_frames",
                 found=f"baseline from frame {start} to {last}, {dummy} dummy frames",
-                expected=f"at least {FEWEST_BASELINE_FRAMES} frames after the dummy frames and before the contrast "
-                f"agent, which arrives in frame {found.arrival} of {len(curve)}",
+                expected=f"at least {FEWEST_BASELINE_FRAMES} of the {len(curve)} frames, after the dummy frames and "
+                "before the contrast agent" + (f", whose peak is in frame {found.peak}" if found.bolus else ""),
                 remedy="correct them, or leave them out: they are then found",
             )  # fmt: skip
         level = float(curve[start : last + 1].mean())
+        calm = curve.clone()
+        calm[:start] = level
+        found = find_frames(calm, dt)
+        end = last + 1 if self.window else found.baseline_end
+        level = float(curve[start:end].mean()) if end > start else level
         frames = replace(
-            found, dummy=dummy, baseline_end=last + 1, trough=float(curve[dummy:].min()) / level,
+            found, dummy=dummy, baseline_end=end, trough=float(curve[dummy:].min()) / level,
             tail=float(curve[-3:].median()) / level,
         )  # fmt: skip
-        late = f"the baseline ends in frame {last}, the contrast agent arrives in frame {found.arrival}"
-        return frames, start, [f"{late}: concentrations come out too low"] if last >= found.arrival else []
+        late = f"the baseline ends in frame {end - 1}, the contrast agent arrives in frame {found.arrival}"
+        return frames, start, [f"{late}: concentrations come out too low"] if end > found.arrival else []
 
     def _concentration(
         self, signal: Tensor, mask: Tensor, baseline: Tensor, frames: Frames, echo_time: float
@@ -307,7 +314,7 @@ def _file(item: Mapping[Hashable, Any]) -> str | None:
     return next(iter(item.get("sources", [])), None)
 
 
-def _plain(image: Any) -> Tensor:
+def _plain(image: MetaTensor) -> Tensor:
     """The image without MONAI's metadata, on the CPU."""
-    tensor: Tensor = image.as_tensor() if hasattr(image, "as_tensor") else image
+    tensor: Tensor = image.as_tensor()
     return tensor.cpu()
