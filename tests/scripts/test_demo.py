@@ -11,12 +11,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from demos import qsmgan
+from demos import qsmgan, stnet_perfusion
 from demos import rim_relaxometry as rim
 from qsmgan.network import Generator
 from rim_relaxometry.network import RecurrentInferenceMachine
 
-from shared_transforms.io import find_gradient_echoes, find_series, load_gradient_echoes, load_series
+from shared_transforms.io import (
+    find_gradient_echoes,
+    find_perfusion_series,
+    find_series,
+    load_gradient_echoes,
+    load_perfusion_series,
+    load_series,
+)
 
 SIZE, SLICES = 40, 2
 
@@ -189,6 +196,46 @@ def test_whole_demo_of_qsmgan(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     [error] = [float(line.split()[-2]) for line in printed.splitlines() if line.startswith("NRMSE")]
     assert error < 80.0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def bolus() -> stnet_perfusion.Scan:
+    return stnet_perfusion.simulate(0.4)
+
+
+def test_the_bolus_passes_the_brain_and_leaves_a_stroke(bolus: stnet_perfusion.Scan) -> None:
+    mean = bolus.signal[bolus.mask].mean(0)
+    baseline = np.median(mean[1:6])
+    assert 0.4 < mean.min() / baseline < 0.8
+    assert baseline == pytest.approx(stnet_perfusion.AMPLITUDE, rel=0.1)
+    late = bolus.tissue & (bolus.truth["Tmax"] > stnet_perfusion.HYPOPERFUSED)
+    assert 0.05 < late.sum() / bolus.tissue.sum() < 0.6
+    assert np.median(bolus.truth["CBF"][late]) < np.median(bolus.truth["CBF"][bolus.tissue & ~late])
+
+
+def test_a_written_bolus_is_read_back(bolus: stnet_perfusion.Scan, tmp_path: Path) -> None:
+    stnet_perfusion.write_scan(bolus, tmp_path)
+    [series] = find_perfusion_series(tmp_path)
+    assert series["stem"] == "sub-demo"
+    loaded = load_perfusion_series(series["image"])
+    assert float(loaded["acquisition"]["repetition_time"]) == bolus.repetition_time
+    assert float(loaded["acquisition"]["echo_time"]) == pytest.approx(bolus.echo_time)
+    np.testing.assert_allclose(np.moveaxis(loaded["image"].numpy(), 0, -1), bolus.signal, atol=0.51)  # whole numbers
+    np.testing.assert_allclose(loaded["image"].affine, bolus.affine, atol=1e-4)
+
+
+def test_comparison_of_perfusion_maps_of_a_known_error(bolus: stnet_perfusion.Scan, tmp_path: Path) -> None:
+    offsets = {"CBV": 0.5, "CBF": -4.0, "Tmax": 100.0}  # all is late
+    for name, offset in offsets.items():
+        values = (bolus.truth[name] + offset).astype(np.float32)
+        demos.write_image(tmp_path / f"sub-demo_{name.lower()}.nii.gz", values, bolus.affine)
+    demos.write_image(tmp_path / "sub-demo_mask.nii.gz", bolus.mask.astype(np.uint8), bolus.affine)
+    found = stnet_perfusion.compare(bolus, tmp_path, "oSVD")
+    assert found.errors == pytest.approx({name: abs(offset) for name, offset in offsets.items()}, rel=1e-3)
+    voxel_ml = abs(np.linalg.det(bolus.affine[:3, :3])) / 1000
+    assert found.volume_ml == pytest.approx(voxel_ml * bolus.tissue.sum())
+    assert found.dice == pytest.approx(2 * found.true_volume_ml / (found.true_volume_ml + found.volume_ml))
+    assert "oSVD" in stnet_perfusion.table([found])
 
 
 def test_only_bundles_with_weights_are_shown() -> None:
