@@ -114,7 +114,8 @@ def n_frames(drawn: Acquisition, i: int) -> int:
 
 def arterial_curve(drawn: Acquisition, i: int) -> ArterialInput:
     """The true curve of the artery, in the blood itself."""
-    return ArterialInput(*drawn.bolus[i].unbind(0))
+    arrival, alpha, beta, peak, again, delay, width, tail, tail_time = drawn.bolus[i].unbind(0)
+    return ArterialInput(arrival, alpha, beta, peak, again, delay, width, tail, tail_time)
 
 
 def venous_curve(drawn: Acquisition, i: int) -> ArterialInput:

@@ -30,6 +30,8 @@ class PerfusionLoss(nn.Module):
         ValueError: for a negative weight, a stride below 1, or a physical part without CBV among the outputs.
     """
 
+    typical: Tensor
+
     def __init__(self, physics_weight: float = 0.1, stride: int = 1, outputs: Sequence[str] = OUTPUTS) -> None:
         super().__init__()
         if physics_weight < 0 or stride < 1:

@@ -110,10 +110,12 @@ class STNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         last = self.head[3]
-        nn.init.normal_(last.weight, std=0.02)
-        nn.init.ones_(last.bias)
+        if isinstance(last, nn.Linear):
+            nn.init.normal_(last.weight, std=0.02)
+            nn.init.ones_(last.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """Estimate every voxel whose whole neighbourhood is in the image.
