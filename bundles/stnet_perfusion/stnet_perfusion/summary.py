@@ -179,7 +179,10 @@ class StrokeSummaryd(MapTransform):
     def _relative(self, name: str, values: Array, mask: Array, plane: MidPlane, affine: Array) -> ParameterMap:
         ratio = relative_to_mirror(values, mask, plane, affine, self.fwhm).astype(np.float32)
         quantity = name.removeprefix("rel").upper()
-        text = f"{quantity} relative to the mirrored tissue (Gaussian mean of {self.fwhm:g} mm); {PLANE_LIMITS}"
+        text = (
+            f"{quantity} relative to the mirrored tissue (Gaussian mean of {self.fwhm:g} mm); doubtful where the "
+            "midline is shifted or both sides are ill"
+        )
         return ParameterMap(torch.from_numpy(ratio), "1", text, (0.0, 2.0))
 
 
@@ -243,7 +246,7 @@ def _mismatch(lesion: Array, core: Array, voxel_ml: float) -> dict[str, Any]:
     return {
         "volume_ml": late - lost,
         "ratio": ratio,
-        "criterion": f"ratio at least {MISMATCH_RATIO:g} (none without a core: met) and at least {MISMATCH_ML:g} ml",
+        "criterion": f"a ratio of at least {MISMATCH_RATIO:g}, or no core, and at least {MISMATCH_ML:g} ml",
         "met": bool(enough and (ratio is None or ratio >= MISMATCH_RATIO)),
     }
 
