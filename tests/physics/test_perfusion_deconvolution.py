@@ -9,59 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
-import scipy.optimize
-import scipy.signal
 import torch
-from torch import Tensor
 
 from physics.perfusion.deconvolution import CIRCULANT, METHODS, csvd_operator, deconvolve, oscillation
 from physics.perfusion.deconvolution.dense import lcurve_curvature
 from physics.perfusion.maps import perfusion_maps, time_to_maximum
 
+from .perfusion_curves import DT, FRAMES, arterial, circulant, noisy, tissue
+
 OSIPI = Path(__file__).resolve().parents[3] / "shared" / "data" / "perfusion" / "osipi" / "dsc_data.csv"
-DT, FRAMES, ARRIVAL = 1.5, 60, 15.0
-FINE = 0.005  # s
 
 every_method = pytest.mark.parametrize("method", METHODS)
 voxelwise = pytest.mark.parametrize("method", [method for method in METHODS if method != "ttv"])
-
-
-def bolus(times: np.ndarray) -> np.ndarray:
-    """Gamma-variate of shape 3 and scale 1.5 s."""
-    late = np.clip(times - ARRIVAL, 0, None)
-    return late**3 * np.exp(-late / 1.5)
-
-
-def tissue(
-    mtt: float, delay: float = 0.0, residue: str = "exponential", frames: int = FRAMES, dt: float = DT
-) -> Tensor:
-    """Curve of unit flow ``[time]``: the convolution as a sum over steps of 5 ms."""
-    times = np.arange(0, frames * dt, FINE)
-    shape = {
-        "exponential": lambda x: np.exp(-x),
-        "lorentzian": lambda x: 1 / (1 + (math.pi * x / 2) ** 2),
-        "gamma": lambda x: np.exp(-3 * x) * (1 + 3 * x + 4.5 * x**2),
-    }[residue]
-    fine = scipy.signal.fftconvolve(bolus(times - delay), shape(times / mtt))[: len(times)] * FINE
-    step = round(dt / FINE)
-    return torch.from_numpy(fine[::step][:frames].copy())
-
-
-def arterial(frames: int = FRAMES, dt: float = DT) -> Tensor:
-    return torch.from_numpy(bolus(np.arange(frames) * dt))
-
-
-def noisy(voxels: int, frames: int = 40, level: float = 0.02, seed: int = 3) -> tuple[Tensor, Tensor]:
-    """Curves ``[voxels, frames]`` of several transit times and delays with noise, and an arterial curve."""
-    generator = torch.Generator().manual_seed(seed)
-    table = torch.stack([tissue(mtt, delay, frames=frames) for mtt in (3.0, 6.0, 11.0) for delay in (-2.0, 0.0, 4.3)])
-    curves = table[torch.randint(len(table), (voxels,), generator=generator)]
-    noise = torch.randn(curves.shape, generator=generator, dtype=torch.float64)
-    return curves + level * curves.max() * noise, arterial(frames)
-
-
-def circulant(aif: np.ndarray, dt: float) -> np.ndarray:
-    return dt * scipy.linalg.circulant(np.pad(aif, (0, len(aif))))
 
 
 # --- closed forms ---------------------------------------------------------------------------------------------------
@@ -302,87 +261,6 @@ def test_differentiable_in_the_concentration(method: str) -> None:
 def test_nothing_in_nothing_out(method: str) -> None:
     found = deconvolve(torch.zeros(2, 30), arterial(30).float(), DT, method)
     assert not bool(found.any())
-
-
-# --- total variation ------------------------------------------------------------------------------------------------
-
-
-def objective(
-    residue: np.ndarray, curves: np.ndarray, matrix: np.ndarray, weight: float, temporal: float, eps: float
-) -> float:
-    """Functional for voxels in one row ``[voxel, 2 time]``, total variation rounded by eps."""
-    space = np.diff(residue, axis=0, append=residue[-1:])
-    time = temporal * (np.roll(residue, -1, axis=1) - residue)
-    return 0.5 * np.sum((residue @ matrix.T - curves) ** 2) + weight * np.sum(np.sqrt(space**2 + time**2 + eps**2))
-
-
-def test_ttv_minimises_its_functional() -> None:
-    curves, aif = noisy(3, frames=8 * 5, level=0.05)
-    curves, aif = curves[:, ::5].contiguous(), aif[::5].contiguous()  # 8 frames
-    found = deconvolve(curves, aif, 1.0, "ttv", regularisation=0.3, temporal=0.5, iterations=5000)
-    matrix = circulant(aif.numpy(), 1.0)[:8]
-    size = np.linalg.norm(matrix, 2)
-    third = np.median(np.median(np.sort(np.abs(np.diff(curves.numpy(), 3, axis=1)))[:, [2]], axis=1))
-    noise = third / 0.67449 / math.sqrt(20)
-    args = (curves.numpy() / noise, matrix / size, 0.3, 0.5)
-    ours = objective(found.numpy() * size / noise, *args, eps=0.0)
-    best = scipy.optimize.minimize(
-        lambda x: objective(x.reshape(3, 16), *args, eps=1e-3), np.zeros(48), method="L-BFGS-B",
-        options={"maxiter": 3000, "maxfun": 400000, "ftol": 1e-14},
-    )  # fmt: skip
-    exact = objective(best.x.reshape(3, 16), *args, eps=0.0)
-    assert ours <= exact * 1.002
-
-
-def phantom(noise: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two kinds of tissue, halves of a box: curves with and without noise, arterial curve, mask."""
-    aif = arterial(40).float()
-    kinds = torch.stack([tissue(4, 0.5, frames=40), 0.6 * tissue(9, 5.0, frames=40)]).float()
-    clean = kinds[(torch.arange(12) >= 6).long()][:, None, None].expand(12, 8, 5, 40).contiguous()
-    generator = torch.Generator().manual_seed(8)
-    mask = torch.ones(12, 8, 5, dtype=torch.bool)
-    mask[:2, :2] = False
-    return clean + noise * clean.max() * torch.randn(clean.shape, generator=generator), clean, aif, mask
-
-
-def test_ttv_beats_osvd_in_noise() -> None:
-    curves, clean, aif, mask = phantom(0.1)
-    truth = time_to_maximum(deconvolve(clean, aif, DT, "csvd"), DT, circulant=True)
-    error = {
-        method: float(
-            (time_to_maximum(deconvolve(curves, aif, DT, method, mask=mask), DT, circulant=True) - truth)[mask]
-            .abs()
-            .mean()
-        )
-        for method in ("csvd", "osvd", "ttv")
-    }
-    assert error["ttv"] < 0.5 * error["osvd"] < error["csvd"]
-
-
-def test_ttv_reports_every_iteration() -> None:
-    curves, _, aif, mask = phantom(0.05)
-    seen: list[tuple[str, int, int]] = []
-    deconvolve(
-        curves, aif, DT, "ttv", mask=mask, iterations=4,
-        report=lambda state: seen.append((state.method, state.number, state.limit)),
-    )  # fmt: skip
-    assert seen == [("ttv", number, 4) for number in (1, 2, 3, 4)]
-
-
-def test_ttv_respects_voxel_size() -> None:
-    """Slices far from each other do not talk; a common scale of the voxels does nothing."""
-    curves, _, aif, _ = phantom(0.05)
-    pair = curves[..., :2, :].clone()
-    mirrored = pair.clone()
-    mirrored[:, :, 1] = pair[:, :, 1].flip(1)
-
-    def first(volume: Tensor, size: tuple[float, float, float] | None) -> Tensor:
-        return deconvolve(volume, aif, DT, "ttv", voxel_size=size)[:, :, 0]
-
-    far = (2.0, 2.0, 2e6)
-    torch.testing.assert_close(first(pair, far), first(mirrored, far), atol=1e-5, rtol=1e-3)
-    assert float((first(pair, None) - first(mirrored, None)).abs().max()) > 1e-3
-    torch.testing.assert_close(first(pair, (2.0, 2.0, 2.0)), first(pair, None))
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
