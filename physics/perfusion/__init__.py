@@ -2,6 +2,13 @@
 
 from physics.perfusion.deconvolution import csvd_operator, deconvolve
 from physics.perfusion.dilution import ArterialInput, gamma_variate, haematocrit_factor, tissue_concentration
+from physics.perfusion.input_functions import (
+    InputFunction,
+    find_arterial_input,
+    find_venous_output,
+    marked_input,
+    unmix_tissue,
+)
 from physics.perfusion.leakage import correct_leakage
 from physics.perfusion.maps import (
     arterial_scale,
@@ -26,6 +33,7 @@ __all__ = [
     "RESIDUES",
     "ArterialInput",
     "Frames",
+    "InputFunction",
     "arterial_scale",
     "baseline_signal",
     "baseline_snr",
@@ -35,9 +43,12 @@ __all__ = [
     "csvd_operator",
     "deconvolve",
     "delay_from_tmax",
+    "find_arterial_input",
     "find_frames",
+    "find_venous_output",
     "gamma_variate",
     "haematocrit_factor",
+    "marked_input",
     "mean_transit_time",
     "perfusion_maps",
     "reconvolve",
@@ -47,4 +58,5 @@ __all__ = [
     "signal_from_concentration",
     "time_to_maximum",
     "tissue_concentration",
+    "unmix_tissue",
 ]

@@ -21,7 +21,14 @@ from torch import Tensor
 
 from physics.perfusion.curve_shape import CurveShape, bolus_window, curve_shape, smooth_in_time
 
-__all__ = ["InputFunction", "average_curve", "find_arterial_input", "find_venous_output", "unmix_tissue"]
+__all__ = [
+    "InputFunction",
+    "average_curve",
+    "find_arterial_input",
+    "find_venous_output",
+    "marked_input",
+    "unmix_tissue",
+]
 
 ARTERIAL_WEIGHTS = {"early": 2.0, "high": 2.0, "narrow": 1.0, "smooth": 0.5, "returning": 0.5, "unclipped": 0.5}
 VENOUS_WEIGHTS = {"late": 1.0, "large": 3.0, "smooth": 0.5, "returning": 0.5, "unclipped": 0.5}
@@ -31,8 +38,9 @@ _LATE = 1.5  # s that the centre of a vein comes after that of the arteries, at 
 _TALL = 0.005  # of the voxels: those that tell what high, early and narrow mean in this brain
 _KEPT = 0.7  # of the best score
 _ALIKE = 0.95  # correlation with the best curve
-_FILLED = 0.9  # of the blood in the best voxel that a voxel has at least
-_ALONE = 0.4  # factor of the score of a voxel without neighbours in the vessel
+_FILLED = {"high": 0.8, "large": 0.93}  # of the best voxel's part of the score that a voxel has at least
+_NEIGHBOUR = (0.6, 0.8)  # score of the best neighbour over the own one: alone, in a vessel
+_ALONE = 0.3  # factor of the score of a voxel without neighbours in the vessel
 _SUPPORT = 3  # voxels that agree, from which on there need be no more
 _NOISY = 3.0  # times the median noise above which a voxel is not looked at
 _CLIPPED = 2.0  # noises above zero below which a trough of one voxel cannot be told from the noise floor
@@ -48,8 +56,8 @@ class InputFunction:
     Attributes:
         curve: mean over ``voxels`` ``[T]``, in the unit of the series.
         voxels: indices ``[n, 3]``, best first.
-        score: of these voxels ``[n]``, between 0 and 1.
-        parts: their parts of the score, ``{name: [n]}``, between 0 and 1, 1 is best.
+        score: of these voxels ``[n]``, between 0 and 1; empty where the voxels were marked by hand.
+        parts: their parts of the score, ``{name: [n]}``, between 0 and 1, 1 is best; likewise.
         centre: time of the middle of the first pass [s].
         width: full width at half maximum of the first pass [s].
         noise: standard deviation of the curve before the bolus.
@@ -127,9 +135,9 @@ def find_arterial_input(
         "narrow": _falling(shape.width, _low(reference.width), 2.5 * _low(reference.width)),
         **_clean_parts(brain),
     }
-    found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "high", count)
+    found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "high", count, 1)
     if found is None:
-        raise ValueError("no two voxels agree on an arterial curve: give the arterial input by hand")
+        raise ValueError("every voxel fails in a part of the score: give the arterial input by hand")
     return found
 
 
@@ -140,7 +148,7 @@ def find_venous_output(
     dt: float,
     *,
     arterial: InputFunction | None = None,
-    count: int = 16,
+    count: int = 8,
     attenuation: float | None = None,
     weights: Mapping[str, float] = VENOUS_WEIGHTS,
 ) -> InputFunction | None:
@@ -175,12 +183,37 @@ def find_venous_output(
         "large": (shape.area / shape.area[largest].min()).clamp(0.0, 1.0),
         **_clean_parts(brain),
     }
-    found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "large", count)
+    found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "large", count, 2)
     if found is not None and arterial is not None:
         passes = slice(*brain.window)
         if float(found.curve[passes].sum()) < _LEAST_VENOUS * float(arterial.curve[passes].sum()):
             return None
     return found
+
+
+@torch.no_grad()
+def marked_input(
+    concentration: Tensor, mask: Tensor, dt: float, marked: Tensor, *, attenuation: float | None = None
+) -> InputFunction:
+    """The curve of voxels that somebody marked, without a score.
+
+    Args:
+        concentration: see :func:`find_arterial_input`, as for all others.
+        mask: likewise.
+        dt: likewise [s].
+        marked: boolean ``[X, Y, Z]``; voxels outside of ``mask`` do not count.
+        attenuation: likewise.
+
+    Raises:
+        ValueError: see :func:`find_arterial_input`; or no marked voxel in the mask.
+    """
+    brain = _brain(concentration, mask, dt, attenuation)
+    if marked.dtype != torch.bool or marked.shape != mask.shape:
+        raise ValueError(f"marked must be boolean {tuple(mask.shape)}, got {tuple(marked.shape)}, {marked.dtype}")
+    index = marked[mask].nonzero()[:, 0]
+    if not len(index):
+        raise ValueError(f"marked must have voxels in the mask, got {int(marked.sum())} outside of it")
+    return _summary(brain, index, brain.curves.new_empty(0), {})
 
 
 def average_curve(curves: Tensor, noise: Tensor, attenuation: float | None = None) -> tuple[Tensor, bool]:
@@ -312,8 +345,10 @@ def _score(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     return product
 
 
-def _chosen(brain: _Brain, score: Tensor, parts: Mapping[str, Tensor], size: str, count: int) -> InputFunction | None:
-    """The best voxels that agree with each other, and their mean; None where no two do.
+def _chosen(
+    brain: _Brain, score: Tensor, parts: Mapping[str, Tensor], size: str, count: int, least: int
+) -> InputFunction | None:
+    """The best voxels that agree with each other, and their mean; None where fewer than ``least`` do.
 
     Args:
         brain: the curves.
@@ -321,36 +356,44 @@ def _chosen(brain: _Brain, score: Tensor, parts: Mapping[str, Tensor], size: str
         parts: of the score.
         size: the part that says how much of a voxel is blood.
         count: most voxels.
+        least: fewest voxels.
     """
     order = _highest(score, 4 * count, score > 0)
-    if len(order) < 2:
+    if len(order) < least:
         return None
-    connected = _connected(brain, torch.where(score > 0, parts[size], 0.0), order)
+    connected = _connected(brain, score, order)
     score = score.clone()
     score[order] *= connected
     order = order[score[order].argsort(descending=True, stable=True)]
     shape = brain.shape.select(order)
     curves = smooth_in_time(brain.curves[order])
-    agree = (torch.corrcoef(curves) > _ALIKE) & ((shape.centre[:, None] - shape.centre).abs() <= _same_time(brain.dt))
+    agree = (torch.corrcoef(curves).reshape(len(order), -1) > _ALIKE) & (
+        (shape.centre[:, None] - shape.centre).abs() <= _same_time(brain.dt)
+    )
     agree &= score[order] >= _KEPT * score[order, None]
     # Voxels with less blood distort the curve; how much less cannot be told from noise is allowed.
     scatter = shape.noise / shape.peak * torch.exp((brain.attenuation or 0.0) * shape.peak)
     fill = parts[size][order]
-    agree &= fill >= fill[:, None] * (_FILLED - scatter.clamp_max(0.15))
+    agree &= fill >= fill[:, None] * (_FILLED[size] - scatter.clamp_max(0.15))
     # A vessel goes through several voxels; what stands alone is an artefact, however good its score.
     support = agree.sum(-1)
-    if int(support.max()) < 2:
+    if int(support.max()) < least:
         return None
-    best = int((score[order] * (support.clamp_max(_SUPPORT) / _SUPPORT).sqrt() * (support > 1)).argmax())
+    best = int((score[order] * (support.clamp_max(_SUPPORT) / _SUPPORT).sqrt() * (support >= least)).argmax())
     index = order[agree[best]][:count]
+    return _summary(brain, index, score[index], {name: values[index] for name, values in parts.items()})
+
+
+def _summary(brain: _Brain, index: Tensor, score: Tensor, parts: Mapping[str, Tensor]) -> InputFunction:
+    """What voxels of a vessel say together; their score and its parts as given."""
     noise = brain.shape.noise[index]
     curve, clipped = average_curve(brain.curves[index], noise, brain.attenuation)
     shape = curve_shape(curve[None], brain.dt, *brain.window)
     return InputFunction(
         curve=curve,
         voxels=brain.voxels[index],
-        score=score[index],
-        parts={name: values[index] for name, values in parts.items()},
+        score=score,
+        parts=parts,
         centre=float(shape.centre),
         width=float(shape.width),
         noise=float(noise.square().mean().sqrt()) / len(index) ** 0.5,
@@ -364,15 +407,16 @@ def _same_time(dt: float) -> float:
     return 0.75 * max(dt, 1.0)
 
 
-def _connected(brain: _Brain, fill: Tensor, order: Tensor) -> Tensor:
-    """1 for voxels beside another one of a vessel, less for those that stand alone; ``fill`` is of every voxel."""
-    volume = torch.zeros([n + 2 for n in brain.mask.shape]).to(fill)
-    volume[1:-1, 1:-1, 1:-1][brain.mask] = fill
-    steps = torch.arange(-1, 2, device=fill.device)
+def _connected(brain: _Brain, score: Tensor, order: Tensor) -> Tensor:
+    """1 for voxels beside another one of a vessel, less for those that stand alone, from the score of every voxel."""
+    volume = torch.zeros([n + 2 for n in brain.mask.shape]).to(score)
+    volume[1:-1, 1:-1, 1:-1][brain.mask] = score
+    steps = torch.arange(-1, 2, device=score.device)
     offset = torch.cartesian_prod(steps, steps, steps)
     offset = offset[offset.any(-1)]
     beside = volume[tuple((brain.voxels[order][:, None] + 1 + offset).movedim(-1, 0))].amax(-1)
-    return 1.0 - (1.0 - _ALONE) * ((0.5 - beside / fill[order]) / 0.2).clamp(0.0, 1.0)
+    alone, among = _NEIGHBOUR
+    return _ALONE + (1.0 - _ALONE) * ((beside / score[order] - alone) / (among - alone)).clamp(0.0, 1.0)
 
 
 def _surroundings(brain: _Brain, index: Tensor) -> Tensor:
