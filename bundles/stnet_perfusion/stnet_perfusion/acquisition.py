@@ -86,8 +86,8 @@ def draw_acquisition(
         return low + (high - low) * torch.rand((n, len(ranges)), generator=generator)
 
     bolus = uniform(
-        (12.0, 22.0), (2.3, 4.0), (1.0, 2.0), (7.0, 15.0),
-        (0.1, 0.3), (12.0, 18.0), (1.0, 3.0), (0.06, 0.18), (40.0, 80.0),
+        (12.0, 22.0), (2.3, 4.0), (1.0, 2.0), (8.5, 18.0),
+        (0.1, 0.3), (9.0, 14.0), (1.0, 3.0), (0.12, 0.28), (40.0, 80.0),
     )  # fmt: skip
     # Arteries are narrow, the sinus is wide: their voxels are full of blood to a different degree.
     purity = torch.stack([uniform(*[(0.5, 1.0)] * MARKED), uniform(*[(0.85, 1.0)] * MARKED)], 1)
