@@ -51,9 +51,9 @@ def find_perfusion_series(dataset_dir: str | Path) -> list[dict[str, Any]]:
 
     Returns:
         One dictionary for each series, ordered by stem: ``image`` (path), ``stem`` (unique name for the outputs),
-        ``notes`` (remarks); where they lie beside it or in a derivative, ``mask`` (path of the mask of the brain) and
-        ``aif_mask_file``, ``vof_mask_file``, ``aif_csv_file``, ``vof_csv_file`` (``NAME_aif.csv``,
-        ``NAME_label-VOF_mask.nii.gz``, for example). Each is an input of ``LoadPerfusionSeriesd``.
+        ``notes`` (remarks); ``mask`` (path of the mask of the brain) where one lies beside it or in a derivative; and
+        ``aif_mask_file``, ``vof_mask_file``, ``aif_csv_file``, ``vof_csv_file`` where they lie beside it
+        (``NAME_aif.csv``, ``NAME_label-VOF_mask.nii.gz``). Each is an input of ``LoadPerfusionSeriesd``.
 
     Raises:
         QMRIError: no such folder, no such series (the message says what there is), a file that cannot be read, several
@@ -81,7 +81,10 @@ def find_perfusion_series(dataset_dir: str | Path) -> list[dict[str, Any]]:
     for candidate, stem in zip(chosen, _stems([c.path for c in chosen], folder), strict=True):
         item: dict[str, Any] = {"image": str(candidate.path), "stem": stem, "notes": []}
         mask = find_mask(candidate.path, folder, perfusion_stem(candidate.path), len(chosen) == 1, _OTHER_MASK)
-        item |= {"mask": str(mask)} if mask else {}
+        if mask and is_derived_map(sidecar_or_none(mask)):
+            logger.info("%s is the result of an earlier run, and is made again.", mask)
+        elif mask:
+            item["mask"] = str(mask)
         found.append(item | _curves(candidate.path, folder, len(chosen) == 1))
     return sorted(found, key=lambda s: str(s["stem"]))
 
@@ -152,14 +155,13 @@ def _refuse_echoes(series: list[_Candidate]) -> None:
 
 
 def _curves(image: Path, root: Path, alone: bool) -> dict[str, str]:
-    """Marked voxels and curves of artery and vein beside the series, or in a derivative."""
+    """Marked voxels and curves of artery and vein beside the series; not those that an earlier run has written."""
     beside = sorted(image.parent.iterdir())
-    derived = sorted((root / "derivatives").rglob("*"))
     found: dict[str, str] = {}
     for name, words in _CURVE_NAMES.items():
         pattern = re.compile(_WORD.format(words))
         for kind in ("mask", "csv"):
-            fits = [p for p in [*beside, *derived] if p.is_file() and pattern.search(p.name) and _is_kind(p, kind)]
+            fits = [p for p in beside if p.is_file() and pattern.search(p.name) and _is_kind(p, kind)]
             fits = [p for p in fits if p.name.startswith(perfusion_stem(image))] or (fits if alone else [])
             if len(fits) > 1:
                 raise QMRIError(

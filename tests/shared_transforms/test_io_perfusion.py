@@ -153,9 +153,11 @@ def test_masks_and_curves_that_lie_beside_the_series(tmp_path: Path) -> None:
     inside[1:3, 2:5, 1] = 1
     mask = write(tmp_path / "sub-01/perf/sub-01_desc-brain_mask.nii.gz", inside, sidecar=None)
     vessel = write(tmp_path / "sub-01/perf/sub-01_label-AIF_mask.nii.gz", inside, sidecar=None)
-    curve = tmp_path / "derivatives/curves/sub-01_vof.csv"
-    curve.parent.mkdir(parents=True)
+    curve = tmp_path / "sub-01/perf/sub-01_vof.csv"
     curve.write_text("0\n")
+    earlier = tmp_path / "derivatives/earlier/sub-01/sub-01_aif.csv"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("0\n")
     (found,) = find_perfusion_series(tmp_path)
     assert found["mask"] == str(mask) and found["aif_mask_file"] == str(vessel) and found["vof_csv_file"] == str(curve)
     assert "vof_mask_file" not in found and "aif_csv_file" not in found
@@ -168,6 +170,16 @@ def test_masks_and_curves_that_lie_beside_the_series(tmp_path: Path) -> None:
     write(tmp_path / "sub-01/perf/sub-01_head_mask.nii.gz", inside, sidecar=None)
     with pytest.raises(QMRIError, match="mask_file"):
         find_perfusion_series(tmp_path)
+
+
+def test_mask_of_an_earlier_run_is_not_taken(tmp_path: Path) -> None:
+    write(tmp_path / "perf.nii.gz")
+    made = tmp_path / "derivatives/stnet_perfusion/perf/perf_mask.nii.gz"
+    write(made, np.ones(SHAPE, np.uint8), EstimationMethod="oSVD")
+    assert "mask" not in find_perfusion_series(tmp_path)[0]
+    write(made, np.ones(SHAPE, np.uint8), sidecar=None)
+    made.with_name("perf_mask.json").unlink()
+    assert find_perfusion_series(tmp_path)[0]["mask"] == str(made)
 
 
 def one_voxel(value: float) -> np.ndarray:
