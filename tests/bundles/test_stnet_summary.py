@@ -179,6 +179,7 @@ def examination(**changes: Any) -> dict[str, Any]:
         "input_functions": {
             "aif": {"source": "automatic", "voxels": torch.tensor([[10, 20, 5], [11, 20, 5]]), "score": 0.9},
             "vof": {"source": "csv file vof.csv", "voxels": None, "score": None},
+            "k_av_measured": 0.45,
         },
         "acquisition": {"repetition_time": torch.tensor(1.5)},
         "k_av": 0.7,
@@ -280,6 +281,7 @@ def test_files(tmp_path: Path) -> None:
     assert "Tmax > 6 s 60.0 ml 0.0 ml in isolated parts below 1 ml left out" in page
     assert "60 ml with Tmax above 6 s, on the patient's right; core 10 ml" in page and "is met" in page
     assert "Arterial input automatic 2 0.90" in page and "Venous output csv file vof.csv -" in page
+    assert "is 0.70: CBF is corrected" in page and "It was 0.45 before tissue was taken out" in page
     assert "Dummy frames 1" in page and "Baseline SNR 45" in page and "Signal at the bolus -" in page
     assert page.index("Late perfusion and core") < page.index("Arterial input and venous output") < page.index("Maps")
     bare = examination()

@@ -263,14 +263,17 @@ def _plane_facts(plane: MidPlane) -> dict[str, Any]:
 def _curve_facts(item: Mapping[Hashable, Any]) -> dict[str, Any]:
     """Arterial and venous curve: what they come from, and what they are like."""
     dt = float(item["acquisition"]["repetition_time"])
-    facts: dict[str, Any] = {"k_av": float(item["k_av"])}
+    chosen = item.get("input_functions", {})
+    facts: dict[str, Any] = {"k_av": float(item["k_av"]), "k_av_measured": _number(chosen.get("k_av_measured"))}
     for name in ("aif", "vof"):
         curve = torch.as_tensor(item[name]).flatten().double().cpu()
-        found = item.get("input_functions", {}).get(name, {})
+        found = chosen.get(name, {})
         voxels = found.get("voxels")
         facts[name] = {
             "source": found.get("source", "given"),
             "score": _number(found.get("score")),
+            "blood_fraction": _number(found.get("blood_fraction")),
+            "clipped": found.get("clipped"),
             "peak_mM": float(curve.max()),
             "time_to_peak_s": float(curve.argmax()) * dt,
             "area_mM_s": float(curve.sum()) * dt,

@@ -116,6 +116,8 @@ def _curves_section(item: Mapping[Hashable, Any], summary: Mapping[str, Any], af
         f"k_AV, the area of the arterial curve over that of the venous one, is {facts['k_av']:.2f}: CBF is corrected "
         "for the partial volume of the artery by it."
     )
+    if facts["k_av_measured"] is not None:
+        text += f" It was {facts['k_av_measured']:.2f} before tissue was taken out of the voxels of the artery."
     caption = "Concentrations in blood, and the slices with most of the voxels chosen (rings) on the baseline image."
     return ReportSection("Arterial input and venous output", text, rows, [(figure, caption)])
 
