@@ -18,6 +18,7 @@ from bundle_files import REPOSITORY
 from skimage.metrics import structural_similarity
 from stnet_perfusion.experiments import (
     EXPERIMENTS,
+    aif,
     calibration,
     method_tables,
     noise_sweep,
@@ -271,6 +272,29 @@ def test_timing_and_its_data(bench: Bench, subject: Subject) -> None:
     rows, provenance = table(bench, "timing")
     assert all(row["wall_seconds"] > 0 for row in rows if "cpu_seconds" in row)
     assert len(provenance["targets"]) == 3
+
+
+def test_automatic_curves(bench: Bench, subject: Subject) -> None:
+    row, item = aif.compared(subject)
+    assert item is not None and row["voxels"] == len(item["input_functions"]["aif"]["voxels"])
+    true = subject.series["aif_true"][0].double().numpy()
+    assert row["correlation"] == pytest.approx(np.corrcoef(item["aif"].double().numpy(), true)[0, 1])
+    assert row["area_error_percent"] == pytest.approx(100 * (float(item["vof"].sum()) / true.sum() - 1), rel=1e-4)
+    seen = dict(aif.curves_of(subject, item))
+    assert list(seen) == ["true", "marked", "automatic"] and seen["marked"] is subject
+    assert torch.equal(seen["automatic"].image, subject.image)
+    nothing = replace(subject, image=torch.zeros_like(subject.image))
+    failed, none = aif.compared(nothing)
+    assert none is None and failed["failed"] and failed["note"]
+    aif.aif(bench, methods=("csvd", "stnet"))
+    rows, provenance = table(bench, "aif")
+    assert [row["subject"] for row in rows[:2]] == ["median", "worst"] and len(rows) == 4
+    assert rows[1]["correlation"] <= rows[0]["correlation"] <= 1
+    assert len(provenance["targets"]) == 8
+    maps, _ = table(bench, "aif_maps")
+    assert {(row["method"], row["curves"]) for row in maps} == {
+        (name, source) for name in ("csvd", "stnet") for source in ("true", "marked", "automatic")
+    }
 
 
 def test_osipi_curves(bench: Bench, tmp_path: Path) -> None:

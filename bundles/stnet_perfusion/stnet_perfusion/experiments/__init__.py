@@ -4,4 +4,4 @@
 :func:`shared_transforms.experiments.run_experiments` runs one or all.
 """
 
-EXPERIMENTS = ("calibration", "method_tables", "noise_sweep", "osipi", "timing", "studies", "realism")
+EXPERIMENTS = ("calibration", "method_tables", "noise_sweep", "aif", "osipi", "timing", "studies", "realism")

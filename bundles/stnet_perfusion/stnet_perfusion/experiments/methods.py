@@ -64,7 +64,7 @@ def classical(name: str, options: Mapping[str, Any], frame_time: float | None = 
         options: of the deconvolution.
         frame_time: to which the series is brought first [s]; None leaves its own.
     """
-    deconvolution = Deconvolution(name, options)
+    deconvolution = Deconvolution(name, options, progress=False)
 
     def estimate(subject: Subject) -> Tensor:
         seen = subject if frame_time is None else resampled(subject, frame_time)

@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "normal : lesion 1 : 1": {"lesion_ratio": 1.0},
     "normal : lesion 4 : 1": {"lesion_ratio": 4.0},
 }
-FIRST = 3000  # number of the first subject: of no other experiment
+FIRST = 5000  # number of the first subject: of no other experiment
 COLUMNS = ("cbv_mae", "cbf_mae", "tmax_mae", "dice", "lesion_tmax_mae")
 
 
