@@ -10,7 +10,8 @@ from torch import Tensor
 
 __all__ = ["CurveShape", "bolus_window", "curve_shape", "smooth_in_time"]
 
-_MARGIN = 1.5  # s between the last baseline frame and the bolus: arteries are earlier than the mean of a brain
+_EARLIEST = 1.5  # s before the bolus in the mean of a brain: first passes in arteries begin
+_MARGIN = 3.0  # s before it: the noise is measured before that
 _LATEST = 20.0  # s after the centre of the brain's bolus: the latest first pass (collaterals of an occlusion)
 _POOLED = 4  # frames by which the noise of a voxel is drawn to that of all voxels
 
@@ -54,7 +55,7 @@ def smooth_in_time(curves: Tensor) -> Tensor:
     return 0.25 * before + 0.5 * curves + 0.25 * after
 
 
-def bolus_window(mean: Tensor, dt: float) -> tuple[int, int]:
+def bolus_window(mean: Tensor, dt: float) -> tuple[int, int, int]:
     """Frames between which first passes lie.
 
     Args:
@@ -62,7 +63,7 @@ def bolus_window(mean: Tensor, dt: float) -> tuple[int, int]:
         dt: time between frames [s].
 
     Returns:
-        Number of baseline frames, and end of the window (not in it).
+        Number of baseline frames, begin of the window, and its end (not in it).
 
     Raises:
         ValueError: if the curve has no bolus with two frames before it.
@@ -75,24 +76,25 @@ def bolus_window(mean: Tensor, dt: float) -> tuple[int, int]:
     if not height > 0 or not len(below):
         raise ValueError(f"the mean curve must have a baseline and a bolus, got its highest value at frame {top}")
     onset = int(below[-1]) + 1
-    baseline = max(2, onset - math.ceil(_MARGIN / dt))
-    return baseline, min(len(mean), top + 1 + math.ceil(_LATEST / dt))
+    baseline, begin = (max(2, onset - math.ceil(margin / dt)) for margin in (_MARGIN, _EARLIEST))
+    return baseline, begin, min(len(mean), top + 1 + math.ceil(_LATEST / dt))
 
 
-def curve_shape(curves: Tensor, dt: float, baseline: int, end: int) -> CurveShape:
+def curve_shape(curves: Tensor, dt: float, baseline: int, begin: int, end: int) -> CurveShape:
     """Shape of the first pass of each curve.
 
     Args:
         curves: ``[N, T]``, any unit.
         dt: time between frames [s].
         baseline: number of frames before the bolus, at least 2.
+        begin: frame from which on the peak lies, see :func:`bolus_window`.
         end: frame before which the peak lies, see :func:`bolus_window`.
     """
     n = curves.shape[-1]
     frame = torch.arange(n, device=curves.device)
     smooth = smooth_in_time(curves)
-    peak, offset = smooth[:, baseline:end].max(-1)
-    top = offset + baseline
+    peak, offset = smooth[:, begin:end].max(-1)
+    top = offset + begin
     half = 0.5 * peak[:, None]
     low = smooth < half
     before = torch.where(low & (frame < top[:, None]), frame, -1).amax(-1)
@@ -110,10 +112,10 @@ def curve_shape(curves: Tensor, dt: float, baseline: int, end: int) -> CurveShap
         rise=rise * dt,
         centre=0.5 * (rise + fall) * dt,
         width=(fall - rise) * dt,
-        area=curves[:, baseline:end].sum(-1) * dt,
+        area=curves[:, begin:end].sum(-1) * dt,
         roughness=rough / positive,
         tail=curves[:, -max(3, n // 12) :].median(-1).values / positive,
-        trough=curves[:, baseline:end].amax(-1),
+        trough=curves[:, begin:end].amax(-1),
     )
 
 

@@ -36,6 +36,8 @@ VISIBLE = 6.0  # peak over noise below which a curve has no shape
 _EARLY = 3.0  # s after the first arteries, where early has become 0
 _LATE = 1.5  # s that the centre of a vein comes after that of the arteries, at least
 _TALL = 0.005  # of the voxels: those that tell what high, early and narrow mean in this brain
+_CLEAR = 1.2  # peak over that of the median curve, from which on the time of a curve is well known
+_FIRST, _FIRST_SHARE = 8, 0.001  # voxels, and share of all, in which the contrast agent comes first: arteries
 _KEPT = 0.7  # of the best score
 _ALIKE = 0.95  # correlation with the best curve
 _FILLED = {"high": 0.8, "large": 0.93}  # of the best voxel's part of the score that a voxel has at least
@@ -83,9 +85,10 @@ class _Brain:
     curves: Tensor
     voxels: Tensor
     shape: CurveShape
-    window: tuple[int, int]
+    window: tuple[int, int, int]
     dt: float
     tissue_centre: float
+    typical_peak: float
     attenuation: float | None
     concentration: Tensor
     mask: Tensor
@@ -129,8 +132,12 @@ def find_arterial_input(
         raise ValueError("no voxel of the mask has an early, clear and narrow bolus: give the arterial input by hand")
     tall = _highest(torch.where(possible, shape.peak, 0.0), max(12, int(_TALL * len(possible))), possible)
     reference = shape.select(tall)
+    clear = possible & (shape.peak > _CLEAR * brain.typical_peak)
+    first = max(_FIRST, int(_FIRST_SHARE * len(possible)))
+    rises = shape.rise[clear if bool(clear.any()) else possible].sort().values
+    earliest = float(rises[min(first, len(rises)) - 1])
     parts = {
-        "early": _falling(shape.rise, _low(reference.rise), _low(reference.rise) + _EARLY),
+        "early": _falling(shape.rise, earliest, earliest + _EARLY),
         "high": (shape.peak / reference.peak[: max(1, min(4, len(tall)))].min()).clamp(0.0, 1.0),
         "narrow": _falling(shape.width, _low(reference.width), 2.5 * _low(reference.width)),
         **_clean_parts(brain),
@@ -185,7 +192,7 @@ def find_venous_output(
     }
     found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "large", count, 2)
     if found is not None and arterial is not None:
-        passes = slice(*brain.window)
+        passes = slice(*brain.window[1:])
         if float(found.curve[passes].sum()) < _LEAST_VENOUS * float(arterial.curve[passes].sum()):
             return None
     return found
@@ -233,9 +240,12 @@ def average_curve(curves: Tensor, noise: Tensor, attenuation: float | None = Non
     if attenuation is None:
         return curves.mean(0), False
     variance = (attenuation * noise).square()[:, None]
-    power = torch.exp(-2.0 * attenuation * curves) - 2.0 * variance
+    power = torch.exp(-2.0 * attenuation * curves)
     floor = float(variance.mean()) * _CLIPPED**2 / len(curves) ** 0.5
-    mean = power.mean(0)
+    mean = (power - 2.0 * variance).mean(0)
+    # Signals add up, not their squares: far from the noise the mean of the signals is the better one.
+    amplitude = (power - variance).clamp_min(0.0).sqrt().mean(0).square()
+    mean = torch.lerp(mean, amplitude, ((mean / variance.mean() - 4.0) / 12.0).clamp(0.0, 1.0))
     clipped = bool((mean < floor).any())
     return -0.5 * mean.clamp_min(max(0.25 * floor, 1e-6)).log() / attenuation, clipped
 
@@ -294,9 +304,11 @@ def _brain(concentration: Tensor, mask: Tensor, dt: float, attenuation: float | 
         raise ValueError("concentration must be finite inside of the mask, got NaN or infinity")
     median = curves.median(0).values
     window = bolus_window(median, dt)
-    centre = float(curve_shape(median[None], dt, *window).centre)
+    typical = curve_shape(median[None], dt, *window)
     shape = curve_shape(curves, dt, *window)
-    return _Brain(curves, voxels, shape, window, dt, centre, attenuation, concentration, mask)
+    return _Brain(
+        curves, voxels, shape, window, dt, float(typical.centre), float(typical.peak), attenuation, concentration, mask
+    )
 
 
 def _visible(shape: CurveShape) -> Tensor:
@@ -428,6 +440,6 @@ def _surroundings(brain: _Brain, index: Tensor) -> Tensor:
     around = around[((around >= 0) & (around < size)).all(-1)]
     around = around[brain.mask[tuple(around.T)]]
     curves = brain.concentration[tuple(around.T)]
-    area = curves[:, slice(*brain.window)].sum(-1)
+    area = curves[:, slice(*brain.window[1:])].sum(-1)
     ordinary = area <= torch.quantile(brain.shape.area, 0.9) / brain.dt
     return (curves[ordinary] if bool(ordinary.any()) else brain.curves).mean(0)
