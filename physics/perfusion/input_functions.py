@@ -37,6 +37,8 @@ _EARLY = 3.0  # s after the first arteries, where early has become 0
 _LATE = 1.5  # s that the centre of a vein comes after that of the arteries, at least
 _TALL = 0.005  # of the voxels: those that tell what high, early and narrow mean in this brain
 _CLEAR = 1.2  # peak over that of the median curve, from which on the time of a curve is well known
+# Width over that of the brain's median curve: a spike of one or two frames, a pure artery, no artery.
+_NARROW = (0.35, 0.6, 1.5)
 _FIRST, _FIRST_SHARE = 8, 0.001  # voxels, and share of all, in which the contrast agent comes first: arteries
 _KEPT = 0.7  # of the best score
 _ALIKE = 0.95  # correlation with the best curve
@@ -87,8 +89,7 @@ class _Brain:
     shape: CurveShape
     window: tuple[int, int, int]
     dt: float
-    tissue_centre: float
-    typical_peak: float
+    typical: CurveShape
     attenuation: float | None
     concentration: Tensor
     mask: Tensor
@@ -127,19 +128,20 @@ def find_arterial_input(
     """
     brain = _brain(concentration, mask, dt, attenuation)
     shape = brain.shape
-    possible = _visible(shape) & (shape.centre < brain.tissue_centre)
+    typical = brain.typical
+    possible = _visible(shape) & (shape.centre < typical.centre) & (shape.width > _NARROW[0] * typical.width)
     if not bool(possible.any()):
         raise ValueError("no voxel of the mask has an early, clear and narrow bolus: give the arterial input by hand")
     tall = _highest(torch.where(possible, shape.peak, 0.0), max(12, int(_TALL * len(possible))), possible)
     reference = shape.select(tall)
-    clear = possible & (shape.peak > _CLEAR * brain.typical_peak)
+    clear = possible & (shape.peak > _CLEAR * typical.peak)
     first = max(_FIRST, int(_FIRST_SHARE * len(possible)))
     rises = shape.rise[clear if bool(clear.any()) else possible].sort().values
     earliest = float(rises[min(first, len(rises)) - 1])
     parts = {
         "early": _falling(shape.rise, earliest, earliest + _EARLY),
         "high": (shape.peak / reference.peak[: max(1, min(4, len(tall)))].min()).clamp(0.0, 1.0),
-        "narrow": _falling(shape.width, _low(reference.width), 2.5 * _low(reference.width)),
+        "narrow": _falling(shape.width, _NARROW[1] * typical.width, _NARROW[2] * typical.width),
         **_clean_parts(brain),
     }
     found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "high", count, 1)
@@ -179,7 +181,7 @@ def find_venous_output(
     """
     brain = _brain(concentration, mask, dt, attenuation)
     shape = brain.shape
-    earliest = brain.tissue_centre if arterial is None else arterial.centre + _LATE
+    earliest = float(brain.typical.centre) if arterial is None else arterial.centre + _LATE
     least = _TISSUE_AREAS * float(torch.quantile(shape.area, 0.95))
     possible = _visible(shape) & (shape.centre > earliest) & (shape.area > least) & (shape.tail < 0.5)
     if not bool(possible.any()):
@@ -306,9 +308,7 @@ def _brain(concentration: Tensor, mask: Tensor, dt: float, attenuation: float | 
     window = bolus_window(median, dt)
     typical = curve_shape(median[None], dt, *window)
     shape = curve_shape(curves, dt, *window)
-    return _Brain(
-        curves, voxels, shape, window, dt, float(typical.centre), float(typical.peak), attenuation, concentration, mask
-    )
+    return _Brain(curves, voxels, shape, window, dt, typical, attenuation, concentration, mask)
 
 
 def _visible(shape: CurveShape) -> Tensor:
@@ -332,11 +332,6 @@ def _clean_parts(brain: _Brain) -> dict[str, Tensor]:
 def _falling(values: Tensor, good: float, bad: float) -> Tensor:
     """1 up to ``good``, 0 from ``bad`` on, linear between them."""
     return ((bad - values) / max(bad - good, 1e-12)).nan_to_num(0.0).clamp(0.0, 1.0)
-
-
-def _low(values: Tensor) -> float:
-    """Tenth percentile: the least value, but for outliers."""
-    return float(torch.quantile(values, 0.1))
 
 
 def _highest(values: Tensor, count: int, possible: Tensor) -> Tensor:
