@@ -7,7 +7,6 @@ from physics.perfusion.input_functions import (
     find_arterial_input,
     find_venous_output,
     marked_input,
-    unmix_tissue,
 )
 from physics.perfusion.leakage import correct_leakage
 from physics.perfusion.maps import (
@@ -28,6 +27,7 @@ from physics.perfusion.signal import (
     relaxation_rate_change,
     signal_from_concentration,
 )
+from physics.perfusion.vessel_curve import unmix_tissue
 
 __all__ = [
     "RESIDUES",

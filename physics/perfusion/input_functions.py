@@ -7,8 +7,8 @@ geometric mean: one property that fails rules a voxel out. The criteria are thos
 is random: equal data give equal voxels.
 
 Signals mix before the logarithm is taken, so a voxel that an artery fills in part has a distorted curve with a flat
-top. What the tissue around the chosen voxels adds can be taken out (:func:`unmix_tissue`), as the area under the
-arterial curve must be that under the venous one.
+top. What the tissue around the chosen voxels adds can be taken out (:func:`physics.perfusion.unmix_tissue`), as the
+area under the arterial curve must be that under the venous one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,9 @@ import torch
 from torch import Tensor
 
 from physics.perfusion.curve_shape import CurveShape, bolus_window, curve_shape, smooth_in_time
+from physics.perfusion.vessel_curve import average_curve
 
-__all__ = [
-    "InputFunction",
-    "average_curve",
-    "find_arterial_input",
-    "find_venous_output",
-    "marked_input",
-    "unmix_tissue",
-]
+__all__ = ["InputFunction", "find_arterial_input", "find_venous_output", "marked_input"]
 
 ARTERIAL_WEIGHTS = {"early": 2.0, "high": 2.0, "narrow": 1.0, "smooth": 0.5, "returning": 0.5, "unclipped": 0.5}
 VENOUS_WEIGHTS = {"late": 1.0, "large": 3.0, "smooth": 0.5, "returning": 0.5, "unclipped": 0.5}
@@ -47,10 +41,9 @@ _NEIGHBOUR = (0.6, 0.8)  # score of the best neighbour over the own one: alone, 
 _ALONE = 0.3  # factor of the score of a voxel without neighbours in the vessel
 _SUPPORT = 3  # voxels that agree, from which on there need be no more
 _NOISY = 3.0  # times the median noise above which a voxel is not looked at
-_CLIPPED = 2.0  # noises above zero below which a trough of one voxel cannot be told from the noise floor
+_CLIPPED = 2.0  # noises above zero from which on a trough counts as clear of the noise floor
 _TISSUE_AREAS = 1.6  # area of a vein over that of 95 % of the voxels
 _LEAST_VENOUS = 0.8  # area of a vein over that of the artery
-_SMALLEST_FRACTION = 0.4  # of blood in the chosen voxels that :func:`unmix_tissue` still goes to
 
 
 @dataclass(frozen=True)
@@ -223,71 +216,6 @@ def marked_input(
     if not len(index):
         raise ValueError(f"marked must have voxels in the mask, got {int(marked.sum())} outside of it")
     return _summary(brain, index, brain.curves.new_empty(0), {})
-
-
-def average_curve(curves: Tensor, noise: Tensor, attenuation: float | None = None) -> tuple[Tensor, bool]:
-    """Mean of a few curves of one vessel.
-
-    With ``attenuation`` the squared signals are averaged, less what noise adds to them (twice its variance in a
-    magnitude image), and the logarithm is taken last: the noise floor, which clips high curves, is lower in the mean.
-
-    Args:
-        curves: concentrations ``[n, T]``.
-        noise: standard deviations of their baselines ``[n]``.
-        attenuation: -ln(S/S0) for one unit of concentration.
-
-    Returns:
-        Curve ``[T]``, and whether its trough cannot be told from the noise floor.
-    """
-    if attenuation is None:
-        return curves.mean(0), False
-    variance = (attenuation * noise).square()[:, None]
-    power = torch.exp(-2.0 * attenuation * curves)
-    floor = float(variance.mean()) * _CLIPPED**2 / len(curves) ** 0.5
-    mean = (power - 2.0 * variance).mean(0)
-    # Signals add up, not their squares: far from the noise the mean of the signals is the better one.
-    amplitude = (power - variance).clamp_min(0.0).sqrt().mean(0).square()
-    mean = torch.lerp(mean, amplitude, ((mean / variance.mean() - 4.0) / 12.0).clamp(0.0, 1.0))
-    clipped = bool((mean < floor).any())
-    return -0.5 * mean.clamp_min(max(0.25 * floor, 1e-6)).log() / attenuation, clipped
-
-
-def unmix_tissue(
-    curve: Tensor, tissue: Tensor, area: float, attenuation: float, noise: float = 0.0
-) -> tuple[Tensor, float]:
-    """Take out of a vessel's curve what the tissue in its voxels adds to the signal.
-
-    The signal is a sum, f exp(-a c_blood) + (1 - f) exp(-a c_tissue). Of all fractions f the one is taken with which
-    the blood has the area that it must have, that of the venous output.
-
-    Args:
-        curve: of the voxels ``[T]``.
-        tissue: of the tissue around them ``[T]``.
-        area: sum over time that the curve of the blood has, in the unit of the curve.
-        attenuation: a, -ln(S/S0) for one unit of concentration.
-        noise: standard deviation of the curve before the bolus; what would remain of the signal below 2 of them is not
-            believed.
-
-    Returns:
-        Curve of the blood ``[T]``, and f, between .4 and 1; 1 where the curve has the area already.
-
-    Raises:
-        ValueError: if the curves differ in length, or area or attenuation are not positive.
-    """
-    if curve.shape != tissue.shape or curve.ndim != 1:
-        raise ValueError(f"curve and tissue must be [T], got {tuple(curve.shape)} and {tuple(tissue.shape)}")
-    if not (area > 0 and attenuation > 0):
-        raise ValueError(f"area and attenuation must be positive, got {area} and {attenuation}")
-    total, around = torch.exp(-attenuation * curve.double()), torch.exp(-attenuation * tissue.double())
-    fractions = torch.linspace(_SMALLEST_FRACTION, 1.0, 601, dtype=torch.float64, device=curve.device)[:, None]
-    blood = (total - (1.0 - fractions) * around) / fractions
-    lowest = torch.clamp(2.0 * attenuation * noise / fractions, min=0.02)
-    usable = (blood >= torch.minimum(lowest, total.min())).all(-1)
-    curves = -blood.clamp_min(1e-6).log() / attenuation
-    # The area falls as the fraction grows: the largest fraction with enough of it, else the smallest usable one.
-    enough = usable & (curves.sum(-1) >= area)
-    index = int(enough.nonzero()[-1]) if bool(enough.any()) else int(usable.nonzero()[0])
-    return curves[index].to(curve.dtype), float(fractions[index])
 
 
 def _brain(concentration: Tensor, mask: Tensor, dt: float, attenuation: float | None) -> _Brain:
