@@ -29,11 +29,11 @@ VENOUS_WEIGHTS = {"late": 1.0, "large": 3.0, "smooth": 0.5, "returning": 0.5, "u
 VISIBLE = 6.0  # peak over noise below which a curve has no shape
 _EARLY = 3.0  # s after the first arteries, where early has become 0
 _LATE = 1.5  # s that the centre of a vein comes after that of the arteries, at least
-_TALL = 0.005  # of the voxels: those that tell what high, early and narrow mean in this brain
+_TOP = 0.0002  # of the voxels, at least four: those that tell what a high peak or a large area is
 _CLEAR = 1.2  # peak over that of the median curve, from which on the time of a curve is well known
 # Width over that of the brain's median curve: a spike of one or two frames, a pure artery, no artery.
 _NARROW = (0.35, 0.6, 1.5)
-_FIRST, _FIRST_SHARE = 8, 0.001  # voxels, and share of all, in which the contrast agent comes first: arteries
+_FIRST = 0.001  # of the voxels, at least eight: those that the contrast agent reaches first, arteries
 _KEPT = 0.7  # of the best score
 _ALIKE = 0.95  # correlation with the best curve
 _FILLED = {"high": 0.8, "large": 0.93}  # of the best voxel's part of the score that a voxel has at least
@@ -120,21 +120,21 @@ def find_arterial_input(
             could be an artery.
     """
     brain = _brain(concentration, mask, dt, attenuation)
-    shape = brain.shape
-    typical = brain.typical
+    shape, typical = brain.shape, brain.typical
     possible = _visible(shape) & (shape.centre < typical.centre) & (shape.width > _NARROW[0] * typical.width)
     if not bool(possible.any()):
         raise ValueError("no voxel of the mask has an early, clear and narrow bolus: give the arterial input by hand")
-    tall = _highest(torch.where(possible, shape.peak, 0.0), max(12, int(_TALL * len(possible))), possible)
-    reference = shape.select(tall)
     clear = possible & (shape.peak > _CLEAR * typical.peak)
-    first = max(_FIRST, int(_FIRST_SHARE * len(possible)))
     rises = shape.rise[clear if bool(clear.any()) else possible].sort().values
-    earliest = float(rises[min(first, len(rises)) - 1])
+    earliest = float(rises[min(max(8, int(_FIRST * len(shape.rise))), len(rises)) - 1])
+    highest = shape.peak[
+        _highest(torch.where(possible, shape.peak, 0.0), max(4, int(_TOP * len(shape.peak))), possible)
+    ]
+    width = float(typical.width)
     parts = {
         "early": _falling(shape.rise, earliest, earliest + _EARLY),
-        "high": (shape.peak / reference.peak[: max(1, min(4, len(tall)))].min()).clamp(0.0, 1.0),
-        "narrow": _falling(shape.width, _NARROW[1] * typical.width, _NARROW[2] * typical.width),
+        "high": (shape.peak / highest.min()).clamp(0.0, 1.0),
+        "narrow": _falling(shape.width, _NARROW[1] * width, _NARROW[2] * width),
         **_clean_parts(brain),
     }
     found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "high", count, 1)
@@ -179,10 +179,11 @@ def find_venous_output(
     possible = _visible(shape) & (shape.centre > earliest) & (shape.area > least) & (shape.tail < 0.5)
     if not bool(possible.any()):
         return None
-    largest = _highest(torch.where(possible, shape.area, 0.0), 4, possible)
+    count_top = max(4, int(_TOP * len(shape.area)))
+    largest = shape.area[_highest(torch.where(possible, shape.area, 0.0), count_top, possible)]
     parts = {
         "late": 1.0 - _falling(shape.centre, earliest, earliest + 1.0),
-        "large": (shape.area / shape.area[largest].min()).clamp(0.0, 1.0),
+        "large": (shape.area / largest.min()).clamp(0.0, 1.0),
         **_clean_parts(brain),
     }
     found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "large", count, 2)
@@ -264,8 +265,7 @@ def _falling(values: Tensor, good: float, bad: float) -> Tensor:
 
 def _highest(values: Tensor, count: int, possible: Tensor) -> Tensor:
     """Indices of the highest values among the possible ones, highest first."""
-    order = values.argsort(descending=True, stable=True)[: min(count, int(possible.sum()))]
-    return order
+    return values.argsort(descending=True, stable=True)[: min(count, int(possible.sum()))]
 
 
 def _score(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -147,7 +147,7 @@ class InputFunctionsd(MapTransform):
                 artery.curve, artery.tissue, float(vein.curve.sum()), attenuation, artery.noise
             )
             curves["aif"], facts["aif"]["blood_fraction"] = curve * scale, fraction
-        item |= curves
+        item.update(curves)
         item["input_functions"] = {**facts, "k_av_measured": measured}
         item["notes"] = [*item.get("notes", []), *notes, *_remarks(found, facts, measured)]
         item["details"] = {**item.get("details", {}), **_details(facts)}
