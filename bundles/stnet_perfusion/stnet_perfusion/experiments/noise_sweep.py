@@ -32,7 +32,7 @@ def noise_sweep(
     bench: Bench,
     snr: Sequence[float] = (20, 50, 100),
     subjects: int = 10,
-    strokes: int = 10,
+    strokes: int = 5,
     methods: Sequence[str] = COMPARED,
 ) -> list[Path]:
     """Mean absolute errors and Dice (Tmax > 6 s) of every method over the baseline SNR.
