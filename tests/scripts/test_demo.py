@@ -238,6 +238,20 @@ def test_comparison_of_perfusion_maps_of_a_known_error(bolus: stnet_perfusion.Sc
     assert "oSVD" in stnet_perfusion.table([found])
 
 
+def test_whole_demo_of_stnet_perfusion(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "overview.png"
+    arguments = ["--bundle", "stnet_perfusion", "--output", str(tmp_path / "demo"), "--scale", "0.4"]
+    assert demo.main([*arguments, "--picture", str(picture)]) == 0
+    printed = capfd.readouterr().out
+    for method in stnet_perfusion.METHODS:
+        folder = tmp_path / "demo" / "stnet_perfusion" / "maps" / method / "sub-demo"
+        assert str(folder / "report.html") in printed
+        assert (folder / "sub-demo_tmax.nii.gz").is_file()
+        [line] = [line for line in printed.splitlines() if line.startswith(f"{method}  ")]
+        assert float(line.split()[-1]) > 0.5, "Dice"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_only_bundles_with_weights_are_shown() -> None:
     assert demo.is_ready("rim_relaxometry")
     assert not demo.is_ready("no_such_bundle")
