@@ -21,8 +21,8 @@ from demos import (
 )
 
 SUMMARY = "simulating a bolus passage through a deformed MNI152 brain with a stroke"
-SEED = 4
-SIZE, VOXEL_MM = (88, 104, 5), (2.0, 2.0, 6.0)
+SEED = 9
+SIZE, VOXEL_MM = (72, 88, 10), (2.5, 2.5, 6.0)
 SNR, REPETITION_TIME = 50.0, 1.5  # of the baseline; [s]
 AMPLITUDE = 1000.0  # stored value of the median baseline of the brain
 HYPOPERFUSED = 6.0  # [s] of Tmax
