@@ -30,7 +30,16 @@ from stnet_perfusion.experiments import (
 )
 from stnet_perfusion.experiments.bench import Bench, calibrate
 from stnet_perfusion.experiments.cohort import Subject, cohort
-from stnet_perfusion.experiments.methods import COMPARED, LABELS, NETWORKS, Method, classical, load_network, resampled
+from stnet_perfusion.experiments.methods import (
+    COMPARED,
+    LABELS,
+    NETWORKS,
+    TRIED,
+    Method,
+    classical,
+    load_network,
+    resampled,
+)
 from stnet_perfusion.inferer import STNetInferer
 from stnet_perfusion.network import STNet
 from torch import Tensor
@@ -38,13 +47,13 @@ from torch import Tensor
 from shared_transforms.errors import QMRIError
 
 ROOT = REPOSITORY / "bundles" / "stnet_perfusion"
-FEW = ("trivial", "csvd", "osvd", "stnet", "stnet_no_physics")
+FEW = ("trivial", "csvd", "osvd", "stnet")
 CHANNELS = (2, 2, 2, 4)
 
 
 def new_bench(folder: Path, **options: Any) -> Bench:
     torch.manual_seed(0)
-    networks = {"stnet": STNet(channels=CHANNELS), "stnet_no_physics": None}
+    networks = {"stnet": STNet(channels=CHANNELS)}
     settings: dict[str, Any] = {"quick": "true", "train_config": ROOT / "configs" / "train.json"}
     return Bench(networks, folder, STNetInferer(progress=False), **(settings | options))
 
@@ -104,7 +113,8 @@ def test_calibration_table(bench: Bench) -> None:
     assert chosen == ["trivial", "csvd", "osvd", "stnet"]
     assert {row["frame_time_s"] for row in rows if row["method"] == "csvd"} == {None, 1.5}
     assert all(row["cbf_mae"] <= row["cbf_mae_uncalibrated"] for row in rows if "cbf_mae" in row)
-    assert "left out" in next(row for row in rows if row["method"] == "stnet_no_physics")["note"]
+    tried = {row["options"] for row in rows if row["method"] == "csvd"}
+    assert len(tried) == 1 + len(TRIED["csvd"]) and all(0 < float(v) < 1 for o in tried for v in json.loads(o).values())
     trivial = bench.calibrated("trivial")
     assert trivial["threshold_s"] is None and trivial["dice"] == 0
 
@@ -330,8 +340,9 @@ def test_studies_train_every_variant(bench: Bench) -> None:
 
 def test_weights_that_are_not_there_are_left_out(bench: Bench, tmp_path: Path) -> None:
     assert load_network(tmp_path / "none.pt") is None
-    assert set(bench.networks) == {"stnet"}
-    assert [row["method"] for row in bench.absent()] == ["stnet_no_physics"]
+    without = Bench({"stnet": None}, tmp_path, STNetInferer())
+    assert not without.networks and [row["method"] for row in without.absent()] == ["stnet"]
+    assert not bench.absent()
     torch.save(STNet(channels=CHANNELS).state_dict(), tmp_path / "some.pt")
     network = load_network(tmp_path / "some.pt", channels=CHANNELS)
     assert network is not None and not network.training

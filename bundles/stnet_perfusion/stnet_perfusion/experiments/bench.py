@@ -17,7 +17,7 @@ from shared_transforms.experiments import ResultBench, Row
 from ..frames import FRAME_TIME
 from .cache import cached_estimate
 from .cohort import PARAMETERS, Subject
-from .methods import NETWORKS, Method, classical, network_method, trivial
+from .methods import NETWORKS, TRIED, Method, classical, network_method, trivial
 
 CALIBRATION = "calibration"
 
@@ -92,7 +92,8 @@ class Bench(ResultBench):
                 row = self.calibrated(name)
                 found.append(trivial([row[f"{parameter.lower()}_mean"] for parameter in PARAMETERS]))
             else:
-                found.append(self.classical(name, self.calibrated(name)["frame_time_s"]))
+                row = self.calibrated(name)
+                found.append(self.classical(name, row["frame_time_s"], json.loads(row["options"])))
         return found
 
     def network(self, name: str) -> Method:
@@ -101,13 +102,17 @@ class Bench(ResultBench):
         assert network is not None
         return network_method(name, network, self.inferer)
 
-    def classical(self, name: str, frame_time: float | None) -> Method:
-        """A deconvolution with the options of this bench, see :func:`.methods.classical`."""
-        return classical(name, self.options.get(name, {}), frame_time)
+    def classical(self, name: str, frame_time: float | None, options: Mapping[str, Any]) -> Method:
+        """A deconvolution, see :func:`.methods.classical`; the options of this bench are taken where none is given."""
+        return classical(name, {**self.options.get(name, {}), **options}, frame_time)
 
-    def frame_times(self) -> tuple[float | None, float]:
-        """Frame times at which deconvolutions are tried [s]: that of the series, and the network's."""
-        return None, FRAME_TIME
+    def variants(self, name: str) -> list[tuple[float | None, dict[str, float]]]:
+        """Frame times [s] and options of a deconvolution that calibration tries.
+
+        The frames of the series and the network's; on the latter also the options of :data:`.methods.TRIED`.
+        """
+        tried = TRIED.get(name, [])
+        return [(None, {}), (FRAME_TIME, {}), *((FRAME_TIME, options) for options in tried)]
 
     def estimate(self, method: Method, subject: Subject) -> Tensor:
         """CBV, CBF, Tmax ``[3, V]`` of a method in a subject's tissue."""

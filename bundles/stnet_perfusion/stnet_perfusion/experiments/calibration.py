@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def calibration(
 ) -> list[Path]:
     """Calibrate every method on the validation split; all other experiments read the table.
 
-    Deconvolutions are tried on the frames of the series and on frames of 1.5 s, and the better is taken.
+    Deconvolutions are tried on the frames of the series and on frames of 1.5 s, there also with other options than
+    their defaults, and the best is taken.
 
     Args:
         bench: methods and output folder.
@@ -39,12 +41,12 @@ def calibration(
     """
     subjects, strokes, training_subjects = bench.pick((subjects, strokes, training_subjects), (2, 1, 1))
     means = training_means(bench, training_subjects)
-    variants: list[tuple[Method, float | None]] = [(trivial(means), None)]
+    variants: list[tuple[Method, float | None, dict[str, float]]] = [(trivial(means), None, {})]
     for name in methods:
         if name in CLASSICAL:
-            variants += [(bench.classical(name, frame_time), frame_time) for frame_time in bench.frame_times()]
+            variants += [(bench.classical(name, *choice), *choice) for choice in bench.variants(name)]
         elif name in NETWORKS and name in bench.networks:
-            variants.append((bench.network(name), None))
+            variants.append((bench.network(name), None, {}))
     estimates: list[list[Tensor]] = [[] for _ in variants]
     truth: list[Tensor] = []
     lesion: list[Tensor] = []
@@ -53,15 +55,15 @@ def calibration(
         truth.append(subject.truth)
         lesion.append(subject.lesion)
         ill.append(torch.full_like(subject.lesion, subject.stroke))
-        for found, (method, _) in zip(estimates, variants, strict=True):
+        for found, (method, *_) in zip(estimates, variants, strict=True):
             found.append(bench.estimate(method, subject))
     true, inside, stroke = torch.cat(truth, 1), torch.cat(lesion), torch.cat(ill)
     rows = [
         {
-            "method": method.name, "frame_time_s": frame_time, "recipe": method.recipe,
+            "method": method.name, "frame_time_s": frame_time, "options": json.dumps(options), "recipe": method.recipe,
             **fitted(torch.cat(found, 1), true, inside, stroke),
         }
-        for found, (method, frame_time) in zip(estimates, variants, strict=True)
+        for found, (method, frame_time, options) in zip(estimates, variants, strict=True)
     ]  # fmt: skip
     rows[0] |= {f"{name.lower()}_mean": value for name, value in zip(PARAMETERS, means, strict=True)}
     rows = [{**row, "chosen": _chosen(row, rows)} for row in rows]
@@ -70,7 +72,8 @@ def calibration(
         "and the offset of Tmax make the mean absolute error over all tissue voxels least; threshold_s is where "
         "calibrated Tmax misses as large a share of the truth (Tmax > 6 s) as it takes of the rest, pooled over the "
         "subjects with a stroke. Errors and dice are after the calibration; *_uncalibrated before.",
-        "frame_time_s: the series was brought to these frames first (empty: its own, 1 to 2.5 s); chosen: the variant "
+        "frame_time_s: the series was brought to these frames first (empty: its own, 1 to 2.5 s); options: beside the "
+        "defaults; chosen: the variant "
         "that the other experiments take, the one with the smaller sum of errors relative to the trivial answer. "
         f"trivial: mean over the tissue of {training_subjects} subjects of the training split, a third with a stroke, "
         "calibrated like the others, which makes it the median.",

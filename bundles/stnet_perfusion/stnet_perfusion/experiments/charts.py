@@ -24,7 +24,6 @@ COLOURS = {
     "tikhonov": "#CC79A7",
     "ttv": "#E69F00",
     "stnet": "#D55E00",
-    "stnet_no_physics": "#009E73",
 }
 RANGES = ((0.0, 6.0), (0.0, 90.0), (0.0, 12.0))  # of the colour bars, in the units of the parameters
 SCORES = {"ssim": "SSIM", "pcc": "Pearson", "nrmse": "NRMSE"}

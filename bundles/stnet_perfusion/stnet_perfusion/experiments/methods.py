@@ -27,13 +27,19 @@ LABELS = {
     "tikhonov": "Tikhonov",
     "ttv": "TTV",
     "stnet": "ST-Net",
-    "stnet_no_physics": "ST-Net, no physical loss",
     "paper_stnet": "ST-Net (paper)",
     "paper_fang": "TTV (paper)",
 }
 CLASSICAL = ("ssvd", "csvd", "osvd", "tikhonov", "ttv")
-NETWORKS = ("stnet", "stnet_no_physics")
+NETWORKS = ("stnet",)
 COMPARED = ("trivial", *CLASSICAL, *NETWORKS)
+# What calibration tries for a deconvolution beside its defaults: the care that a network's training has had.
+TRIED: dict[str, list[dict[str, float]]] = {
+    "ssvd": [{"threshold": 0.1}, {"threshold": 0.3}],
+    "csvd": [{"threshold": 0.05}, {"threshold": 0.15}, {"threshold": 0.2}],
+    "osvd": [{"oscillation_index": 0.065}, {"oscillation_index": 0.1}],
+    "ttv": [{"regularisation": 0.3}],
+}
 
 
 @dataclass(frozen=True)
