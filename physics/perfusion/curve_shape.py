@@ -13,6 +13,7 @@ __all__ = ["CurveShape", "bolus_window", "curve_shape", "smooth_in_time"]
 _EARLIEST = 1.5  # s before the bolus in the mean of a brain: first passes in arteries begin
 _MARGIN = 3.0  # s before it: the noise is measured before that
 _LATEST = 20.0  # s after the centre of the brain's bolus: the latest first pass (collaterals of an occlusion)
+_RISE, _FALL = 0.5, 0.7  # of the peak: where a first pass begins and ends
 _POOLED = 4  # frames by which the noise of a voxel is drawn to that of all voxels
 
 
@@ -24,7 +25,8 @@ class CurveShape:
         peak: height, of the curve smoothed over three frames, in the unit of the curve.
         noise: standard deviation before the bolus, likewise.
         rise: when half of the peak is reached, linear between frames.
-        centre: middle between ``rise`` and the fall below half of the peak.
+        centre: middle between ``rise`` and the fall below 70 % of the peak: below that the second pass joins the first
+            where partial volume has flattened the peak.
         width: from ``rise`` to that fall; infinite where the curve does not fall so far.
         area: sum of the curve times the frame time in the window of the first passes. The tail is left out: the error
             of the baseline adds to it, frame by frame.
@@ -95,12 +97,11 @@ def curve_shape(curves: Tensor, dt: float, baseline: int, begin: int, end: int) 
     smooth = smooth_in_time(curves)
     peak, offset = smooth[:, begin:end].max(-1)
     top = offset + begin
-    half = 0.5 * peak[:, None]
-    low = smooth < half
-    before = torch.where(low & (frame < top[:, None]), frame, -1).amax(-1)
-    after = torch.where(low & (frame > top[:, None]), frame, n).amin(-1)
-    rise = _crossing(smooth, before, half[:, 0])
-    fall = _crossing(smooth, after - 1, half[:, 0])
+    up, down = _RISE * peak, _FALL * peak
+    before = torch.where((smooth < up[:, None]) & (frame < top[:, None]), frame, -1).amax(-1)
+    after = torch.where((smooth < down[:, None]) & (frame > top[:, None]), frame, n).amin(-1)
+    rise = _crossing(smooth, before, up)
+    fall = _crossing(smooth, after - 1, down)
     fall = torch.where(after < n, fall, torch.inf)
     steps = curves.diff(dim=-1)
     beside = (frame[:-1] < before[:, None] - 1) | (frame[:-1] > (2 * after - before)[:, None])
@@ -130,7 +131,10 @@ def _crossing(smooth: Tensor, left: Tensor, level: Tensor) -> Tensor:
 
 
 def _noise(steps: Tensor) -> Tensor:
-    """Standard deviation of the baselines from differences of frames; drift does not count, few frames are pooled."""
-    own = 0.5 * steps.square().mean(-1)
+    """Standard deviation of the baselines, from the median difference of frames; few frames are pooled.
+
+    Drift does not count in differences, and the first contrast agent of an artery not in the median.
+    """
+    own = (1.4826 * steps.abs().median(-1).values).square() / 2
     n = steps.shape[-1]
     return ((n * own + _POOLED * own.median()) / (n + _POOLED)).sqrt()

@@ -56,7 +56,7 @@ class InputFunction:
         score: of these voxels ``[n]``, between 0 and 1; empty where the voxels were marked by hand.
         parts: their parts of the score, ``{name: [n]}``, between 0 and 1, 1 is best; likewise.
         centre: time of the middle of the first pass [s].
-        width: full width at half maximum of the first pass [s].
+        width: of the first pass, from half of the peak to 70 % of it [s].
         noise: standard deviation of the curve before the bolus.
         clipped: whether the trough of the signal cannot be told from the noise: the true peak may be higher.
         tissue: mean curve of the tissue around the voxels ``[T]``, vessels left out.
