@@ -32,7 +32,7 @@ def bfloat16_device(device: torch.device | str) -> bool:
 
 
 class AutocastInferer(Inferer):
-    """Another inferer, or the whole input at once, with convolutions and matrix products in bfloat16 where the device has it.
+    """Another inferer, or the whole input at once, in bfloat16 (convolutions, matrix products) where the device has it.
 
     The ``amp`` of MONAI's engines is ``torch.autocast("cuda")`` and leaves a CPU in float32. bfloat16 has the range of
     float32, so no gradient scaler is needed. Weights, their gradients and the result stay in float32.
