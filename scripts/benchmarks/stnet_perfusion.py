@@ -217,7 +217,7 @@ def training(settings: Settings) -> Iterator[Row]:
     train = json.loads((BUNDLE / "configs" / "train.json").read_text("utf-8"))
     model, batch, side = network().train(), train["batch_size"], train["patch_size"][0]
     inner = (side - 2 * model.crop,) * 2
-    label = {name: torch.rand(batch, 1, *inner, 1) for name in ("mask", "area", "lesion")}
+    label = {name: torch.rand(batch, 1, *inner, 1) for name in ("brain", "area")}
     sample = {
         "image": torch.rand(batch, image_channels(), side, side, 1),
         "label": {"parameters": torch.rand(batch, 3, *inner, 1), **label},

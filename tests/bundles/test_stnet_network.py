@@ -160,7 +160,7 @@ def _label(**changes: Tensor) -> dict[str, Tensor]:
     typical = torch.tensor(TYPICAL).view(1, 3, 1, 1, 1)
     parameters = typical.expand(2, 3, 6, 6, 1).clone()
     mask = torch.ones(2, 1, 6, 6, 1, dtype=torch.bool)
-    return {"parameters": parameters, "mask": mask, "area": parameters[:, :1].clone()} | changes
+    return {"parameters": parameters, "brain": mask, "area": parameters[:, :1].clone()} | changes
 
 
 @pytest.mark.parametrize("output", range(3))
@@ -172,12 +172,12 @@ def test_loss_is_in_units_of_the_typical_value(output: int) -> None:
     assert float(PerfusionLoss(physics_weight=0.5)(prediction, label)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_loss_counts_the_mask_alone_and_every_stride_th_voxel() -> None:
+def test_loss_counts_the_brain_alone_and_every_stride_th_voxel() -> None:
     label = _label()
     prediction = label["parameters"].clone()
     prediction[:, :, 1::2] = 99.0  # no voxel of a stride of two
     assert float(PerfusionLoss(0.0, stride=2)(prediction, label)) == 0.0
-    label["mask"][:, :, 1::2] = False
+    label["brain"][:, :, 1::2] = False
     assert float(PerfusionLoss(0.0)(prediction, label)) == 0.0
 
 
@@ -197,7 +197,7 @@ def test_loss_of_fewer_outputs() -> None:
 
 
 def test_an_empty_mask_gives_no_loss_and_no_nan() -> None:
-    label = _label(mask=torch.zeros(2, 1, 6, 6, 1, dtype=torch.bool))
+    label = _label(brain=torch.zeros(2, 1, 6, 6, 1, dtype=torch.bool))
     assert float(PerfusionLoss(0.1)(2 * label["parameters"], label)) == 0.0
 
 

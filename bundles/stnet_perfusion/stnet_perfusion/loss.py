@@ -48,8 +48,9 @@ class PerfusionLoss(nn.Module):
 
         Args:
             prediction: ``[B, outputs, X, Y, 1]``.
-            label: ``parameters`` ``[B, 3, X, Y, 1]``, ``mask`` ``[B, 1, X, Y, 1]``, and ``area`` ``[B, 1, X, Y, 1]``,
-                the integral of the measured curve [ml/100 g].
+            label: ``parameters`` ``[B, 3, X, Y, 1]``; ``brain`` ``[B, 1, X, Y, 1]``, the voxels that count: with those
+                of fluid, or the network answers anything at the rim of the brain; ``area`` ``[B, 1, X, Y, 1]``, the
+                integral of the measured curve [ml/100 g].
 
         Returns:
             The loss, a scalar.
@@ -57,7 +58,7 @@ class PerfusionLoss(nn.Module):
         s = self.stride
         pred, truth, mask, area = (
             values[:, :, ::s, ::s]
-            for values in (prediction.float(), label["parameters"][:, self.chosen], label["mask"], label["area"])
+            for values in (prediction.float(), label["parameters"][:, self.chosen], label["brain"], label["area"])
         )
         inside = mask.to(pred)
         count = inside.sum().clamp_min(1.0)

@@ -133,8 +133,9 @@ class PerfusionSimulator:
         Returns:
             ``image`` ``[n, 2 N + 1, X, Y, Z]``, see :func:`.frames.standardise`; ``label``: ``parameters``
             ``[n, 3, X, Y, Z]`` CBV [ml/100 g], CBF [ml/100 g/min], Tmax [s]; ``mask`` ``[n, 1, X, Y, Z]``, tissue
-            without large vessels; ``lesion`` ``[n, 1, X, Y, Z]``, its hypoperfused part; ``area`` ``[n, 1, X, Y, Z]``,
-            CBV by integration of the measured curves [ml/100 g]; ``acquisition``: empty.
+            without large vessels; ``lesion`` ``[n, 1, X, Y, Z]``, its hypoperfused part; ``brain``
+            ``[n, 1, X, Y, Z]``, tissue and fluid without large vessels; ``area`` ``[n, 1, X, Y, Z]``, CBV by
+            integration of the measured curves [ml/100 g]; ``acquisition``: empty.
         """
         made = [self._sample(self.series(drawn.select(i))) for i in range(len(drawn))]
         image = torch.stack([image for image, _ in made])
@@ -150,6 +151,7 @@ class PerfusionSimulator:
             "parameters": torch.cat([series[name] for name in names]),
             "mask": series["tissue"],
             "lesion": series["lesion"],
+            "brain": series["mask"] & (series["artery"] + series["vein"] < VESSEL_SHARE),
             "area": measured_volume(image)[0],
         }
         return image[0], label
