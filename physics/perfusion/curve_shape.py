@@ -104,7 +104,7 @@ def curve_shape(curves: Tensor, dt: float, baseline: int, begin: int, end: int) 
     fall = _crossing(smooth, after - 1, down)
     fall = torch.where(after < n, fall, torch.inf)
     steps = curves.diff(dim=-1)
-    beside = (frame[:-1] < before[:, None] - 1) | (frame[:-1] > (2 * after - before)[:, None])
+    beside = (frame[:-1] < (2 * before - after)[:, None]) | (frame[:-1] > (2 * after - before)[:, None])
     rough = ((steps.square() * beside).sum(-1) / beside.sum(-1).clamp_min(1)).sqrt()
     positive = peak.clamp_min(torch.finfo(curves.dtype).tiny)
     return CurveShape(
