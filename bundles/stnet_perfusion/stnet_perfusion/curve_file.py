@@ -15,8 +15,8 @@ from shared_transforms.errors import QMRIError
 __all__ = ["read_curve"]
 
 _SAME_STEP = 0.02  # of the frame time
-_TIME = re.compile(r"(?i)t|time([ _\[(]*s(ec(onds?)?)?[\])]*)?$")
-_RATE = re.compile(r"(?i)(delta[ _-]*)?(d)?r2([*]|[ _-]?star)?")
+_TIME = re.compile(r"(?i)t(ime)?[ _]*[\[(]?(s|sec|seconds?)?[\])]?$")
+_RATE = re.compile(r"(?i)r2 ?([*_-]|star)|r2$|relaxation")
 _KEEP = "write a header, e.g. time,concentration (s, mM in blood) or time,delta_r2star (s, 1/s), and one line a frame"
 
 
