@@ -13,7 +13,6 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from stnet_perfusion.input_functions import NO_VEIN, InputFunctionsd, SaveInputFunctionsd
-from stnet_perfusion.simulator import PerfusionSimulator, concentration_image
 
 from physics.perfusion import (
     ArterialInput,
@@ -23,7 +22,6 @@ from physics.perfusion import (
     signal_from_concentration,
     tissue_concentration,
 )
-from shared_transforms.anatomy import split_generator
 from shared_transforms.errors import QMRIError
 
 SHAPE, DT, ECHO_TIME, DUMMY = (14, 12, 4), 1.5, 0.03, 1
@@ -146,22 +144,6 @@ def test_no_artery_is_an_error(tmp_path: Path) -> None:
     item["image"][1:] += 3.0 * torch.randn(item["image"][1:].shape, generator=torch.Generator().manual_seed(2))
     with pytest.raises(QMRIError, match="aif_mask_file"):
         InputFunctionsd()(item)
-
-
-def test_simulated_examination() -> None:
-    """A head of the simulator: the curve of the blood, from voxels that are mostly arteries."""
-    simulator = PerfusionSimulator(size=(96, 112, 5), snr=(50.0, 50.0))
-    series = simulator.series(simulator.draw(split_generator(0, 0, 2, 0, "test"), 1, "test"))
-    times = {name: torch.tensor(series[name]) for name in ("repetition_time", "echo_time")}
-    image = MetaTensor(concentration_image(series)[0])
-    item = InputFunctionsd()({"image": image, "mask": series["mask"], "acquisition": times, "stem": "x"})
-    facts = item["input_functions"]
-    assert float(series["artery"][0][tuple(facts["aif"]["voxels"].T)].min()) > 0.3
-    assert float(series["vein"][0][tuple(facts["vof"]["voxels"].T)].min()) > 0.8
-    truth = series["aif_true"][0]
-    assert float(torch.corrcoef(torch.stack([item["aif"], truth]))[0, 1]) > 0.98
-    assert abs(int(item["aif"].argmax()) - int(truth.argmax())) <= 1
-    assert float(item["aif"].sum() / truth.sum()) == pytest.approx(1.0, abs=0.1)
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
