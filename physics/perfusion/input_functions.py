@@ -137,7 +137,10 @@ def find_arterial_input(
         "narrow": _falling(shape.width, _NARROW[1] * width, _NARROW[2] * width),
         **_clean_parts(brain),
     }
-    found = _chosen(brain, torch.where(possible, _score(parts, weights), 0.0), parts, "high", count, 1)
+    # However high: where arteries are saturated and tissue is late, a pure vein would have the better score.
+    in_time = possible & (parts["early"] > 0.5)
+    score = torch.where(in_time if bool(in_time.any()) else possible, _score(parts, weights), 0.0)
+    found = _chosen(brain, score, parts, "high", count, 1)
     if found is None:
         raise ValueError("every voxel fails in a part of the score: give the arterial input by hand")
     return found
