@@ -2,7 +2,7 @@
 
 from shared_transforms.anatomy.fields import SPLITS, smooth_field, smooth_volume, split_generator, split_seed
 from shared_transforms.anatomy.head import TISSUES, Head, brain_mask, count_heads, head_mask, load_head
-from shared_transforms.anatomy.positions import head_to_mni, mni_to_head
+from shared_transforms.anatomy.positions import MNI_SPREAD_MM, head_to_mni, mni_to_head
 from shared_transforms.anatomy.slices import PLANES, SliceParameters, displacement_at, draw_slices, sample_slices
 from shared_transforms.anatomy.volumes import (
     MNI_MIDDLE_MM,
@@ -16,6 +16,7 @@ from shared_transforms.anatomy.volumes import (
 
 __all__ = [
     "MNI_MIDDLE_MM",
+    "MNI_SPREAD_MM",
     "PLANES",
     "SPLITS",
     "TISSUES",

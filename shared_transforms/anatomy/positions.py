@@ -10,14 +10,15 @@ from shared_transforms.anatomy.volumes import MNI_MIDDLE_MM
 
 # Mean and standard deviation of the brain of the template [mm, MNI]: other heads are matched by theirs.
 _MNI_CENTRE = (-0.5, -21.8, 8.8)
-_MNI_SPREAD = (34.1, 41.3, 32.7)
+MNI_SPREAD_MM = (34.1, 41.3, 32.7)
+"""Standard deviation of the positions in the template's brain along x, y, z."""
 
 
 def _match(head: Head) -> tuple[Tensor, Tensor]:
     """Scale and shift ``[3]`` from MNI to head coordinates: the template's own, or those of size and place."""
     if head.name.startswith("mni152"):
         return torch.ones(3), -torch.tensor(MNI_MIDDLE_MM)
-    scale = head.brain_voxels.float().std(0) * head.voxel_size_mm / torch.tensor(_MNI_SPREAD)
+    scale = head.brain_voxels.float().std(0) * head.voxel_size_mm / torch.tensor(MNI_SPREAD_MM)
     centre = (head.brain_centre - head.middle_voxel) * head.voxel_size_mm
     return scale, centre - torch.tensor(_MNI_CENTRE) * scale
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from physics.phantoms import Ellipsoids, Tubes, draw_trees, random_rotations
-from shared_transforms.anatomy import MNI_MIDDLE_MM, Head, VolumeParameters, head_to_grid
+from shared_transforms.anatomy import MNI_SPREAD_MM, Head, VolumeParameters, head_to_grid, mni_to_head
 
 from .tissues import NAMES
 
@@ -39,9 +39,6 @@ _VEINS: tuple[tuple[float, tuple[tuple[float, float, float], ...]], ...] = (
     (0.6, ((20, -14, 22), (14, -2, 20), (7, 4, 15), (2, 2, 13))),  # thalamostriate
     (0.6, ((7, 26, 12), (3, 16, 12), (2, 2, 13))),  # septal
 )
-# Mean and standard deviation of the brain of the template [mm, MNI]: other heads are matched by theirs.
-_MNI_CENTRE = (-0.5, -21.8, 8.8)
-_MNI_SPREAD = (34.1, 41.3, 32.7)
 SURFACE_TREES, DEEP_TREES = 24, 10
 
 
@@ -62,16 +59,6 @@ class Anatomy:
     veins: Tubes
     lesions: Ellipsoids
     lesion_tissue: Tensor
-
-
-def _mni_to_head(points: Tensor, head: Head) -> Tensor:
-    """Head coordinates ``[..., 3]`` [mm] of MNI positions: the template's own, or matched by size and place."""
-    if head.name.startswith("mni152"):
-        return points - points.new_tensor(MNI_MIDDLE_MM)
-    voxels = head.brain_voxels.float()
-    spread = voxels.std(0) * head.voxel_size_mm / points.new_tensor(_MNI_SPREAD)
-    centre = (head.brain_centre - head.middle_voxel) * head.voxel_size_mm
-    return centre + (points - points.new_tensor(_MNI_CENTRE)) * spread
 
 
 def draw_anatomy(generator: torch.Generator, n: int, head: Head, pathology: Sequence[str] = ()) -> Anatomy:
@@ -110,7 +97,7 @@ def _draw_nuclei(generator: torch.Generator, n: int, head: Head) -> tuple[Ellips
         mirror = torch.tensor([sign, 1.0, 1.0])
         own = 0.5 * torch.randn((n, count, 3), generator=generator)
         place = (centre + shift.clamp(-2.0, 2.0)) * mirror + own
-        sides.append((_mni_to_head(place, head), radii * size.clamp(0.8, 1.25), mirror[:, None] * rotation))
+        sides.append((mni_to_head(place, head), radii * size.clamp(0.8, 1.25), mirror[:, None] * rotation))
     centres, lengths, rotations = (torch.cat(column, 1) for column in zip(*sides, strict=True))
     return Ellipsoids.from_radii(centres, lengths, rotations), tissue
 
@@ -132,7 +119,7 @@ def _draw_veins(generator: torch.Generator, n: int, head: Head) -> Tubes:
         path = torch.tensor(course, dtype=torch.float32)
         for mirror in (1.0,) if not path[:, 0].any() else (1.0, -1.0):
             place = path * torch.tensor([mirror, 1.0, 1.0]) + 1.0 * torch.randn((n, *path.shape), generator=generator)
-            place = _mni_to_head(place, head)
+            place = mni_to_head(place, head)
             starts.append(place[:, :-1])
             ends.append(place[:, 1:])
             thickness = radius * torch.exp(0.2 * torch.randn((n, 1), generator=generator))
@@ -145,7 +132,7 @@ def _draw_veins(generator: torch.Generator, n: int, head: Head) -> Tubes:
     place = voxels[pick]
     # Of 24 voxels drawn, the one farthest from the middle (in units of the brain's size) lies near the surface.
     crowd = place[:, : 24 * SURFACE_TREES].unflatten(1, (SURFACE_TREES, 24))
-    far = ((crowd - middle) / torch.tensor(_MNI_SPREAD)).norm(dim=-1).argmax(-1)
+    far = ((crowd - middle) / torch.tensor(MNI_SPREAD_MM)).norm(dim=-1).argmax(-1)
     surface = crowd.gather(2, far[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)
     roots = torch.cat([surface, place[:, 24 * SURFACE_TREES :]], 1)
     aim = middle - roots + 40.0 * torch.randn(roots.shape, generator=generator)
