@@ -291,7 +291,7 @@ def test_automatic_curves(bench: Bench, subject: Subject) -> None:
     assert row["correlation"] == pytest.approx(np.corrcoef(item["aif"].double().numpy(), true)[0, 1])
     assert row["area_error_percent"] == pytest.approx(100 * (float(item["vof"].sum()) / true.sum() - 1), rel=1e-4)
     seen = dict(aif.curves_of(subject, item))
-    assert list(seen) == ["true", "marked", "automatic"] and seen["marked"] is subject
+    assert list(seen) == ["true", "marked", "automatic", "automatic, as measured"] and seen["marked"] is subject
     assert torch.equal(seen["automatic"].image, subject.image)
     nothing = replace(subject, image=torch.zeros_like(subject.image))
     failed, none = aif.compared(nothing)
@@ -303,7 +303,9 @@ def test_automatic_curves(bench: Bench, subject: Subject) -> None:
     assert len(provenance["targets"]) == 8
     maps, _ = table(bench, "aif_maps")
     assert {(row["method"], row["curves"]) for row in maps} == {
-        (name, source) for name in ("csvd", "stnet") for source in ("true", "marked", "automatic")
+        (name, source)
+        for name in ("csvd", "stnet")
+        for source in ("true", "marked", "automatic", "automatic, as measured")
     }
 
 

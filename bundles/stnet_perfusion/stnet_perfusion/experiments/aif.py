@@ -62,14 +62,15 @@ def aif(bench: Bench, subjects: int = 24, strokes: int = 8, methods: Sequence[st
     notes = [
         "Errors over all tissue voxels of the subjects whose curves were found (cbv [ml/100 g], cbf [ml/100 g/min], "
         "tmax [s]), Dice of Tmax > 6 s, calibrated; curves: true (in the blood, without noise), marked (a few voxels "
-        "full of blood to a different degree, what the methods are calibrated with), automatic. Intervals are over "
-        "subjects.",
+        "full of blood to a different degree, what the methods are calibrated with and the network was trained with), "
+        "automatic (tissue taken out of the arterial curve, what the deconvolutions' overlays do), automatic, as "
+        "measured (what inference.json does). Intervals are over subjects.",
     ]
     return [*files, *bench.write("aif_maps", [*_map_rows(errors, bench.seed), *bench.absent(methods)], notes)]
 
 
-def automatic(subject: Subject) -> dict[Hashable, Any]:
-    """What :class:`..input_functions.InputFunctionsd` adds to the examination."""
+def automatic(subject: Subject, corrected: bool = True) -> dict[Hashable, Any]:
+    """What :class:`..input_functions.InputFunctionsd` adds to the examination, with or without tissue taken out."""
     item: dict[Hashable, Any] = {
         "image": subject.image[0],
         "mask": subject.mask[0],
@@ -80,7 +81,7 @@ def automatic(subject: Subject) -> dict[Hashable, Any]:
         },
         "stem": subject.name, "sources": [], "notes": [], "details": {},
     }  # fmt: skip
-    return InputFunctionsd("image")(item)
+    return InputFunctionsd("image", correct_partial_volume=corrected)(item)
 
 
 def compared(subject: Subject) -> tuple[Row, dict[Hashable, Any] | None]:
@@ -114,8 +115,9 @@ def curves_of(subject: Subject, item: dict[Hashable, Any]) -> Iterator[tuple[str
     series = subject.series
     yield "true", replace(subject, aif=series["aif_true"], vof=series["vof_true"])
     yield "marked", subject
-    arterial, venous = (torch.as_tensor(item[name])[None].to(subject.aif) for name in ("aif", "vof"))
-    yield "automatic", replace(subject, aif=arterial, vof=venous)
+    for name, found in (("automatic", item), ("automatic, as measured", automatic(subject, corrected=False))):
+        arterial, venous = (torch.as_tensor(found[key])[None].to(subject.aif) for key in ("aif", "vof"))
+        yield name, replace(subject, aif=arterial, vof=venous)
 
 
 def _errors(maps: Tensor, subject: Subject) -> Row:
