@@ -76,10 +76,12 @@ def test_signal_has_its_transient_its_trough_and_its_noise(simulator: PerfusionS
     assert float(snr.median()) == pytest.approx(40.0, rel=0.15)
 
 
-def test_the_marked_artery_is_later_never_larger_than_the_true_one(series: dict[str, Any]) -> None:
+def test_the_marked_artery_is_smaller_and_flatter_than_the_true_one(series: dict[str, Any]) -> None:
+    """Tissue in its voxels adds before the logarithm: what is left of the signal at the peak is the tissue's."""
     measured, true = series["aif"][0], series["aif_true"][0]
-    assert float(torch.corrcoef(torch.stack([measured, true]))[0, 1]) > 0.97
+    assert float(torch.corrcoef(torch.stack([measured, true]))[0, 1]) > 0.9
     assert 0.4 < float(arterial_scale(measured, true, series["repetition_time"])) < 1.05
+    assert float(measured.max() / true.max()) < float(measured.sum() / true.sum()) + 0.01
 
 
 def test_more_noise_changes_the_image_not_the_truth(simulator: PerfusionSimulator) -> None:
