@@ -41,7 +41,7 @@ class STNetInferer(Inferer):
         self,
         frame_time: float = FRAME_TIME,
         factor: float | None = None,
-        tile: int = 80,
+        tile: int = 48,
         voxels_at_once: int = 512,
         progress: bool = True,
     ) -> None:
