@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,7 +17,7 @@ from shared_transforms.metrics import Estimate
 from shared_transforms.provenance import provenance, write_table
 from shared_transforms.weights import sha256_file
 
-__all__ = ["ResultBench", "Row", "interval", "plain", "target"]
+__all__ = ["NetworkBench", "ResultBench", "Row", "interval", "plain", "target"]
 
 Size = TypeVar("Size")
 Row = dict[str, Any]
@@ -66,6 +67,11 @@ class ResultBench:
         stem = Path(self.output_dir) / "results" / self.file_name(name)
         return write_table(stem, [plain(row) for row in rows], source)
 
+    def written(self, name: str) -> list[Row]:
+        """Rows of a table that was written before, none if it was not."""
+        path = Path(self.output_dir) / "results" / f"{self.file_name(name)}.json"
+        return json.loads(path.read_text("utf-8"))["rows"] if path.is_file() else []
+
     def save_figure(self, name: str, figure: Figure) -> Path:
         """Write a figure as png."""
         path = Path(self.output_dir) / "figures" / f"{self.file_name(name)}.png"
@@ -88,6 +94,32 @@ class ResultBench:
     def left_out(self, name: str) -> str | None:
         """Why an experiment does not apply, or None if it does."""
         return None
+
+
+class NetworkBench(ResultBench):
+    """Base of a bench whose networks may be absent, with their weights.
+
+    Attributes:
+        network_names: what a network may be called.
+        networks: those that are there, by name.
+        weights: name to file of weights, for the record.
+    """
+
+    network_names: ClassVar[tuple[str, ...]]
+    networks: Mapping[str, Any]
+    weights: Mapping[str, str | Path]
+
+    def absent(self, names: Iterable[str] | None = None) -> list[Row]:
+        """A row for each network, of the given names or of all, that is missing; it says why."""
+        return [
+            {"method": name, "note": f"left out: no file {Path(self.weights.get(name, name)).name} of its weights"}
+            for name in (self.network_names if names is None else names)
+            if name in self.network_names and name not in self.networks
+        ]
+
+    def weight_files(self) -> dict[str, str | Path]:
+        """Files of the networks' weights."""
+        return {f"weights {name}": path for name, path in self.weights.items() if name in self.networks}
 
 
 def target(what: str, value: float, limit: float, below: bool = True) -> Row:

@@ -94,8 +94,7 @@ def test_more_noise_changes_the_image_not_the_truth(simulator: PerfusionSimulato
 
 def test_strokes_are_slower_and_later_than_the_tissue_around_them(series: dict[str, Any]) -> None:
     lesion, healthy = series["lesion"], series["tissue"] & (series["tmax"] < 4.5)
-    if not lesion.any():
-        pytest.skip("this stroke is not in the volume")
+    assert int(lesion.sum()) > 20
     assert float(series["cbf"][lesion].median()) < 0.7 * float(series["cbf"][healthy].median())
     assert float(series["mtt"][lesion].median()) > 1.2 * float(series["mtt"][healthy].median())
     assert float(series["delay"][lesion].median()) > float(series["delay"][healthy].median()) + 1.0

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from shared_transforms.experiments import ResultBench, Row
+from shared_transforms.experiments import NetworkBench, Row
 
 from .cache import cached_estimate
 from .case import Case
@@ -22,7 +21,7 @@ TUNING = "tuning"
 
 
 @dataclass
-class Bench(ResultBench):
+class Bench(NetworkBench):
     """Methods under comparison and the folder of their results.
 
     Attributes:
@@ -42,6 +41,7 @@ class Bench(ResultBench):
         scale: of heads and field of view relative to ``size``: a dipole field has no scale, and time is short.
     """
 
+    network_names: ClassVar[tuple[str, ...]] = NETWORKS
     networks: Mapping[str, nn.Module | None]
     output_dir: str | Path
     inferer: Callable[..., Any]
@@ -110,19 +110,7 @@ class Bench(ResultBench):
 
     def tuning_rows(self) -> list[Row]:
         """All that ``tuning`` has tried, nothing before it was run."""
-        path = Path(self.output_dir) / "results" / f"{TUNING}.json"
-        return json.loads(path.read_text("utf-8"))["rows"] if path.is_file() else []
-
-    def absent(self, names: Iterable[str] = NETWORKS) -> list[Row]:
-        """A row for each network that is missing, which says why."""
-        return [
-            {"method": name, "note": f"left out: no file {Path(self.weights.get(name, name)).name} of its weights"}
-            for name in names if name in NETWORKS and name not in self.networks
-        ]  # fmt: skip
-
-    def weight_files(self) -> dict[str, str | Path]:
-        """Files of the networks' weights."""
-        return {f"weights {name}": path for name, path in self.weights.items() if name in self.networks}
+        return self.written(TUNING)
 
     def left_out(self, name: str) -> str | None:
         """Measured data where no folder is given."""

@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from shared_transforms.errors import QMRIError
-from shared_transforms.experiments import ResultBench, Row
+from shared_transforms.experiments import NetworkBench, Row
 
 from ..frames import FRAME_TIME
 from .cache import cached_estimate
@@ -23,7 +23,7 @@ CALIBRATION = "calibration"
 
 
 @dataclass
-class Bench(ResultBench):
+class Bench(NetworkBench):
     """Methods under comparison and the folder of their results.
 
     Attributes:
@@ -44,6 +44,7 @@ class Bench(ResultBench):
         train_config: file of the training whose parts the studies take.
     """
 
+    network_names: ClassVar[tuple[str, ...]] = NETWORKS
     networks: Mapping[str, nn.Module | None]
     output_dir: str | Path
     inferer: Callable[..., Any]
@@ -140,19 +141,7 @@ class Bench(ResultBench):
 
     def calibration_rows(self) -> list[Row]:
         """All rows of the table ``calibration``, none before it was run."""
-        path = Path(self.output_dir) / "results" / f"{CALIBRATION}.json"
-        return json.loads(path.read_text("utf-8"))["rows"] if path.is_file() else []
-
-    def absent(self, names: Iterable[str] = NETWORKS) -> list[Row]:
-        """A row for each network that is missing, which says why."""
-        return [
-            {"method": name, "note": f"left out: no file {Path(self.weights.get(name, name)).name} of its weights"}
-            for name in names if name in NETWORKS and name not in self.networks
-        ]  # fmt: skip
-
-    def weight_files(self) -> dict[str, str | Path]:
-        """Files of the networks' weights."""
-        return {f"weights {name}": path for name, path in self.weights.items() if name in self.networks}
+        return self.written(CALIBRATION)
 
     def left_out(self, name: str) -> str | None:
         """The OSIPI curves where no folder is given."""
