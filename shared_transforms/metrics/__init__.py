@@ -1,6 +1,7 @@
 """Errors of parameter maps: over experiments and subjects, of images, values and regions, and as engine metrics.
 
-Relative errors are in per cent, save ``normalised_rmse``. Everything is computed in double precision, unless said.
+Relative errors are in per cent, save ``normalised_rmse`` and ``normalised_mae``. Everything is computed in double
+precision, unless said.
 """
 
 from shared_transforms.metrics.agreement import concordance, normalised_rmse, pearson, spearman
@@ -10,6 +11,7 @@ from shared_transforms.metrics.engine import (
     NRMSE,
     RMSE,
     XSIM,
+    NormalisedMAE,
     RelativeBias,
     RelativeRMSE,
     StandardizedRMSE,
@@ -21,6 +23,7 @@ from shared_transforms.metrics.statistics import (
     Estimate,
     bootstrap,
     coefficient_of_variation,
+    normalised_mae,
     relative_bias,
     rmse,
     robust_sd,
@@ -33,6 +36,7 @@ __all__ = [
     "RMSE",
     "XSIM",
     "Estimate",
+    "NormalisedMAE",
     "RelativeBias",
     "RelativeRMSE",
     "StandardizedRMSE",
@@ -46,6 +50,7 @@ __all__ = [
     "hausdorff95",
     "hfen",
     "iou",
+    "normalised_mae",
     "normalised_rmse",
     "nrmse",
     "pearson",

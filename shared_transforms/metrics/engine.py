@@ -12,6 +12,7 @@ from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from torch import Tensor
 
 from shared_transforms.metrics.image import hfen, nrmse, xsim
+from shared_transforms.metrics.statistics import normalised_mae
 
 __all__ = [
     "HFEN",
@@ -19,6 +20,7 @@ __all__ = [
     "NRMSE",
     "RMSE",
     "XSIM",
+    "NormalisedMAE",
     "RelativeBias",
     "RelativeRMSE",
     "StandardizedRMSE",
@@ -231,3 +233,33 @@ class XSIM(_SampleMetric):
 
     def _values(self, estimate: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
         return xsim(estimate, truth, mask)
+
+
+class NormalisedMAE(_Mean):
+    """Mean over images of :func:`~shared_transforms.metrics.statistics.normalised_mae`; lower is better.
+
+    Whole images count, also where the label has a mask: what is found where nothing is, is an error. The answer 0
+    has 1. Images whose truth is 0 everywhere say nothing and are not counted.
+
+    Args:
+        parameter_index: which of the Q parameters.
+        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
+        device: kept for ignite; sums are double precision numbers.
+    """
+
+    def __init__(self, parameter_index: int = 0, *arguments: Any, **options: Any) -> None:
+        super().__init__(parameter_index, *arguments, **options)
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Tensor, Mapping[str, Tensor]]) -> None:
+        """Add a batch.
+
+        Args:
+            output: prediction [batch, Q or more, *shape], and the label: ``parameters`` [batch, Q, *shape].
+        """
+        prediction, label = output
+        estimate, truth = (x.detach()[:, self.parameter_index] for x in (prediction, label["parameters"]))
+        there = truth.flatten(1).any(1)
+        values = normalised_mae(estimate[there], truth[there])
+        self._sum += float(values.sum())
+        self._count += len(values)

@@ -14,6 +14,7 @@ __all__ = [
     "Estimate",
     "bootstrap",
     "coefficient_of_variation",
+    "normalised_mae",
     "relative_bias",
     "rmse",
     "robust_sd",
@@ -78,6 +79,30 @@ def coefficient_of_variation(estimates: Tensor) -> Tensor:
         raise ValueError(f"the variation of {estimates.shape[0]} repetition is not defined, give 2 or more")
     estimates = estimates.double()
     return 100 * estimates.std(0) / estimates.mean(0)
+
+
+def normalised_mae(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Sum of the absolute errors of each image over the sum of its absolute true values.
+
+    Args:
+        prediction: [n, *shape], n images.
+        truth: [n, *shape], same unit.
+
+    Returns:
+        [n], dimensionless, in double precision; the answer 0 everywhere has exactly 1. NaN in a prediction gives NaN.
+
+    Raises:
+        ValueError: when the shapes do not fit or the truth of an image is 0 everywhere.
+
+    Source: Della Maggiora et al., DeepSPIO, IEEE Trans. Pattern Anal. Mach. Intell. (2020), section 5 (NMAE).
+    """
+    if prediction.shape != truth.shape or truth.ndim < 2:
+        raise ValueError(f"prediction and truth must be [n, *shape], got {(*prediction.shape,)} and {(*truth.shape,)}")
+    prediction, truth = (x.double().flatten(1) for x in (prediction, truth))
+    size = truth.abs().sum(1)
+    if empty := (size == 0).nonzero().flatten().tolist():
+        raise ValueError(f"the truth must not be 0 everywhere, as it is in image {empty[0]}: nothing to compare with")
+    return (prediction - truth).abs().sum(1) / size
 
 
 def robust_sd(values: Tensor, dim: int | None = None) -> Tensor:

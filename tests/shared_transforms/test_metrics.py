@@ -17,12 +17,14 @@ from sklearn.metrics import f1_score
 from shared_transforms.metrics import (
     MAE,
     RMSE,
+    NormalisedMAE,
     RelativeBias,
     RelativeRMSE,
     StandardizedRMSE,
     ThresholdDice,
     bootstrap,
     coefficient_of_variation,
+    normalised_mae,
     relative_bias,
     rmse,
     robust_sd,
@@ -188,6 +190,51 @@ def test_dice_of_maps_without_the_finding() -> None:
     missed = {"pred": healthy, "label": {"parameters": ill}}
     assert engine.run([none, missed]).metrics["dice"] == 0
     assert engine.run([none, {"pred": ill, "label": {"parameters": ill}}]).metrics["dice"] == 1
+
+
+def test_normalised_mae_has_closed_forms() -> None:
+    truth = draw(4, 2, 6, 5)
+    assert torch.equal(normalised_mae(torch.zeros_like(truth), truth), torch.ones(4).double())
+    assert torch.equal(normalised_mae(truth, truth), torch.zeros(4).double())
+    gains = torch.tensor([0.5, 0.9, 1.3, -1.0]).double()
+    found = normalised_mae(gains[:, None, None, None] * truth, truth)
+    assert torch.allclose(found, (1 - gains).abs())
+    other = draw(4, 2, 6, 5, seed=1)
+    axes = [
+        np.linalg.norm((other[i] - truth[i]).flatten(), 1) / np.linalg.norm(truth[i].flatten(), 1) for i in range(4)
+    ]
+    assert np.allclose(normalised_mae(other.float(), truth.float()), axes, rtol=1e-6)
+    assert torch.allclose(normalised_mae(7 * other, 7 * truth), normalised_mae(other, truth))  # no unit
+
+
+def test_normalised_mae_refuses_what_it_cannot_say() -> None:
+    truth = draw(3, 4)
+    truth[1] = 0
+    with pytest.raises(ValueError, match="image 1"):
+        normalised_mae(truth, truth)
+    with pytest.raises(ValueError, match="shape"):
+        normalised_mae(truth[:, :1], truth)
+
+
+def test_engine_metric_of_whole_images() -> None:
+    """The mean over images whatever the batches; not that over voxels, nor that of a mask."""
+    engine = Engine(lambda engine, batch: batch)
+    NormalisedMAE().attach(engine, "nmae")
+    parts = batches()
+    ratios = [
+        float((b["pred"][i, 0] - b["label"]["parameters"][i, 0]).abs().sum() / b["label"]["parameters"][i, 0].sum())
+        for b in parts
+        for i in range(len(b["pred"]))
+    ]
+    for _ in range(2):
+        assert engine.run(parts).metrics["nmae"] == pytest.approx(np.mean(ratios), rel=1e-6)
+    parts[0]["label"]["parameters"][1] = 0  # says nothing
+    assert engine.run(parts).metrics["nmae"] == pytest.approx(np.mean([ratios[0], *ratios[2:]]), rel=1e-6)
+    parts[0]["pred"][0, 0, 0, 0] = math.nan
+    assert math.isnan(engine.run(parts).metrics["nmae"])
+    for batch in parts:
+        batch["label"]["parameters"].zero_()
+    assert math.isnan(engine.run(parts).metrics["nmae"])
 
 
 TWO_PROCESSES = """
