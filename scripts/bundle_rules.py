@@ -71,7 +71,8 @@ REQUIRED_FILES = {
 }
 ACQUISITION = re.compile(
     r"(((inversion|echo|repetition|preparation|acquisition|dwell)_)?times?_m?s|(echo|readout)_(spacing|interval)_m?s"
-    r"|flip_angles?_deg|(b0|field_strength)_t|b0_direction|(voxel_size|resolution)_mm)"
+    r"|flip_angles?_deg|(b0|field_strength)_t|b0_direction|(voxel_size|pixel_size|resolution)_mm"
+    r"|line_(width|pitch)_mm|lines|(rf|readout)_bandwidth_hz|readout_sign|field_of_view_mm)"
 )
 ABSOLUTE = re.compile(r"(/|~/|file://|\\\\|[A-Za-z]:[\\/])\S")
 PATH_ENTRY = "$sys.path.insert(0, @bundle_root)"

@@ -116,6 +116,14 @@ def test_a_fault_of_a_config_is_named(
     assert any(problem in fault.problem and fault.cure for fault in named), static_faults(read_bundle(tinymap))
 
 
+@pytest.mark.parametrize("key", ["echo_time_s", "line_pitch_mm", "lines", "readout_bandwidth_hz", "readout_sign"])
+def test_values_of_a_sequence_belong_into_the_metadata(tinymap: Path, key: str) -> None:
+    for config in ("train.json", "inference.json"):
+        edit(tinymap, config, key, 2)
+    [fault] = [f for f in static_faults(read_bundle(tinymap)) if f.id == f"acquisition#{key}"]
+    assert "not there" in fault.problem
+
+
 def digest_differs(bundle: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, bundle / "models/model.pt")
 
