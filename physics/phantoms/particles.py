@@ -325,7 +325,7 @@ def folded_planes(particles: Particles, size: Sequence[int], half_planes: int | 
         half_planes: H, the farthest plane; None for the farthest that any of the figures may reach.
 
     Returns:
-        ``[n, X, H + 1, Z]`` float32: the plane y = 0, then the sums of the planes y and -y.
+        ``[n, H + 1, X, Z]`` float32: the plane y = 0, then the sums of the planes y and -y.
 
     Raises:
         ValueError: where a size is not positive or half_planes is negative.
@@ -335,12 +335,12 @@ def folded_planes(particles: Particles, size: Sequence[int], half_planes: int | 
 
 def volume(particles: Particles, size: Sequence[int], half_planes: int | None = None) -> Tensor:
     """Number of figures in each voxel of the planes y = -H to H: ``[n, X, 2 H + 1, Z]``; see `folded_planes`."""
-    return _rasterise(particles, size, half_planes, folded=False)
+    return _rasterise(particles, size, half_planes, folded=False).movedim(1, 2)
 
 
 def central_plane(particles: Particles, size: Sequence[int]) -> Tensor:
     """Number of figures in each pixel of the plane y = 0: ``[n, X, Z]``; see `folded_planes`."""
-    return folded_planes(particles, size, 0)[:, :, 0]
+    return folded_planes(particles, size, 0)[:, 0]
 
 
 def empty(particles: Particles, size: Sequence[int]) -> Tensor:
@@ -361,15 +361,15 @@ def _rasterise(particles: Particles, size: Sequence[int], half_planes: int | Non
     width, length = int(size[0]), int(size[1])
     planes = half_planes + 1 if folded else 2 * half_planes + 1
     device = particles.scenes[0].device
-    counts = torch.zeros(particles.count * width * planes * length, device=device)
+    counts = torch.zeros(particles.count * planes * width * length, device=device)
     for figures, scene in zip(particles.figures, particles.scenes, strict=True):
         if len(figures) == 0:
             continue
         figure, x, y, z = _occupied(figures, (width, half_planes, length))
         plane = y.abs() if folded else y + half_planes
-        index = ((scene[figure] * width + x) * planes + plane) * length + z
+        index = ((scene[figure] * planes + plane) * width + x) * length + z
         counts.index_add_(0, index, torch.ones((), device=device).expand(len(index)))
-    return counts.view(particles.count, width, planes, length)
+    return counts.view(particles.count, planes, width, length)
 
 
 def _occupied(figures: Figures, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
