@@ -1,0 +1,1 @@
+"""Concentration of saturated iron particles from View Line images by a wavelet-decoder network (paper 000)."""
