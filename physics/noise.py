@@ -24,6 +24,7 @@ __all__ = [
     "gaussian_nll",
     "rician_information",
     "rician_nll",
+    "sigma_from_decibels",
     "sigma_from_snr",
     "snr_from_sigma",
 ]
@@ -63,6 +64,26 @@ def sigma_from_snr(snr: Tensor | float) -> Tensor | float:
 def snr_from_sigma(sigma: Tensor | float) -> Tensor | float:
     """Signal-to-noise ratio at a noise standard deviation [fraction of the CSF amplitude]: 0.65 / sigma."""
     return REFERENCE_SIGNAL / sigma
+
+
+def sigma_from_decibels(signal: Tensor, decibels: Tensor | float, axes: int | tuple[int, ...] | None = None) -> Tensor:
+    """Noise standard deviation of each part of a complex image, from a ratio of mean powers.
+
+    ``10 log10(mean |S|^2 / (2 sigma^2)) = decibels``: the mean is taken over the whole image, dark pixels included.
+
+    Args:
+        signal: noise-free real or complex signal, any shape.
+        decibels: signal-to-noise ratio [dB], broadcastable to the result; infinite for no noise.
+        axes: axes of one image; None for all.
+
+    Returns:
+        Standard deviation of the real and of the imaginary part, in the unit of ``signal``; the axes are kept with
+        length 1 so that it can be broadcast to the signal.
+    """
+    everything = tuple(range(signal.ndim)) if axes is None else axes
+    power = signal.abs().square().mean(everything, keepdim=True)
+    ratio = torch.as_tensor(decibels, dtype=power.dtype, device=power.device)
+    return torch.sqrt(power / 2.0) * 10.0 ** (-ratio / 20.0)
 
 
 def _normal_like(signal: Tensor, generator: torch.Generator | None) -> Tensor:

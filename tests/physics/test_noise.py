@@ -137,3 +137,14 @@ def test_unknown_noise_is_refused():
     with pytest.raises(ValueError, match="gaussian.*poisson"):
         noise.check_noise_model("poisson")
     assert [noise.check_noise_model(name) for name in noise.NOISE_MODELS] == ["gaussian", "rician"]
+
+
+def test_decibels_are_the_ratio_of_mean_powers_of_signal_and_noise(generator):
+    signal = torch.rand((3, 1000, 100), generator=generator, dtype=torch.float64)
+    decibels = torch.tensor([5.0, 19.0, math.inf], dtype=torch.float64)[:, None, None]
+    sigma = noise.sigma_from_decibels(signal, decibels, axes=(1, 2))
+    error = noise.add_complex_noise(signal, sigma, generator) - signal
+    power = signal.square().mean((1, 2)) / error.abs().square().mean((1, 2))
+    torch.testing.assert_close(10 * power[:2].log10(), decibels[:2, 0, 0], atol=0.05, rtol=0)
+    assert float(error[2].abs().max()) == 0
+    assert noise.sigma_from_decibels(signal, 0.0).shape == (1, 1, 1)
