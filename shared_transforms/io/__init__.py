@@ -1,4 +1,4 @@
-"""Checked reading of weighted and perfusion series, gradient echoes and field maps, and writing of parameter maps."""
+"""Checked reading of weighted and perfusion series, gradient echoes, field maps, View Line images; writing of maps."""
 
 from shared_transforms.io.find import find_series
 from shared_transforms.io.find_echoes import find_gradient_echoes
@@ -8,27 +8,33 @@ from shared_transforms.io.load import LoadSeriesd, load_series
 from shared_transforms.io.local_field import LoadLocalFieldd, find_field_inputs, find_local_fields, load_local_field
 from shared_transforms.io.maps import ParameterMap
 from shared_transforms.io.perfusion import LoadPerfusionSeriesd, find_perfusion_series, load_perfusion_series
-from shared_transforms.io.prepare import prepare_field, prepare_perfusion, prepare_series
+from shared_transforms.io.prepare import prepare_field, prepare_perfusion, prepare_series, prepare_view_line
 from shared_transforms.io.save import SaveMapsd
+from shared_transforms.io.view_line import LoadViewLined, PlaneOrientation, find_view_lines, load_view_line
 
 __all__ = [
     "LoadGradientEchoesd",
     "LoadLocalFieldd",
     "LoadPerfusionSeriesd",
     "LoadSeriesd",
+    "LoadViewLined",
     "ParameterMap",
+    "PlaneOrientation",
     "SaveMapsd",
     "find_field_inputs",
     "find_gradient_echoes",
     "find_local_fields",
     "find_perfusion_series",
     "find_series",
+    "find_view_lines",
     "load_gradient_echoes",
     "load_local_field",
     "load_perfusion_series",
     "load_series",
+    "load_view_line",
     "prepare_field",
     "prepare_perfusion",
     "prepare_series",
+    "prepare_view_line",
     "read_mask",
 ]

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,31 @@ def images_below(root: Path, derivatives: bool = False) -> list[Path]:
     derived = {p.parent for p in root.rglob("dataset_description.json") if p.parent != root and _is_derivative(p)}
     derived = set() if derivatives else derived
     return sorted(p for p in visible if is_nifti(p) and p.is_file() and not derived.intersection(p.parents))
+
+
+def safe_name(name: str) -> str:
+    """A name without characters that file names are better without."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-_.")
+
+
+def unique_stems(stems: Sequence[str], paths: Sequence[Path], root: Path) -> list[str]:
+    """Names for the outputs, made unique by the folders below the root and then by counting.
+
+    Args:
+        stems: a name for each series.
+        paths: a file of each series.
+        root: the folder they were found in.
+    """
+    unique = list(stems)
+    for level in ("folder", "count"):
+        counts, seen = Counter(unique), Counter[str]()
+        for i, stem in enumerate(unique):
+            if counts[stem] > 1:
+                seen[stem] += 1
+                folders = paths[i].parent.relative_to(root).parts if level == "folder" else ()
+                last = [str(seen[stem])] if level == "count" else []
+                unique[i] = "_".join([*map(safe_name, folders), stem, *last])
+    return unique
 
 
 def _is_derivative(description: Path) -> bool:

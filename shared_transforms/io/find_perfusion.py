@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_transforms.errors import QMRIError
-from shared_transforms.io.find import images_below
+from shared_transforms.io.find import images_below, safe_name, unique_stems
 from shared_transforms.io.find_echoes import echo_stem, find_mask, sidecar_or_none
 from shared_transforms.io.nifti import is_nifti, nifti_name, read_header
 from shared_transforms.io.sidecar import bids_suffix, is_derived_map, not_magnitude
@@ -78,7 +78,9 @@ def find_perfusion_series(dataset_dir: str | Path) -> list[dict[str, Any]]:
     _refuse_echoes(chosen)
     found = []
     folder = root if root.is_dir() else root.parent
-    for candidate, stem in zip(chosen, _stems([c.path for c in chosen], folder), strict=True):
+    paths = [c.path for c in chosen]
+    stems = unique_stems([perfusion_stem(p) for p in paths], paths, folder)
+    for candidate, stem in zip(chosen, stems, strict=True):
         item: dict[str, Any] = {"image": str(candidate.path), "stem": stem, "notes": []}
         mask = find_mask(candidate.path, folder, perfusion_stem(candidate.path), len(chosen) == 1, _OTHER_MASK)
         if mask and is_derived_map(sidecar_or_none(mask)):
@@ -93,7 +95,11 @@ def perfusion_stem(path: Path) -> str:
     """Name of a series for its outputs: the file name without the BIDS suffix."""
     name = nifti_name(path)
     suffix = bids_suffix(name)
-    return _safe(name.removesuffix(f"_{suffix}") if suffix else name) or _safe(path.resolve().parent.name) or "series"
+    return (
+        safe_name(name.removesuffix(f"_{suffix}") if suffix else name)
+        or safe_name(path.resolve().parent.name)
+        or "series"
+    )
 
 
 def _sort_out(images: list[Path], named: bool) -> tuple[list[_Candidate], list[str], list[QMRIError]]:
@@ -174,23 +180,6 @@ def _curves(image: Path, root: Path, alone: bool) -> dict[str, str]:
 
 def _is_kind(path: Path, kind: str) -> bool:
     return path.suffix.lower() == ".csv" if kind == "csv" else is_nifti(path) and "mask" in path.name.lower()
-
-
-def _stems(paths: list[Path], root: Path) -> list[str]:
-    """Names for the outputs, made unique by folders and then by counting."""
-    stems = [perfusion_stem(p) for p in paths]
-    for level in ("folder", "count"):
-        counts, seen = Counter(stems), Counter[str]()
-        for i, stem in enumerate(stems):
-            if counts[stem] > 1:
-                seen[stem] += 1
-                folders = paths[i].parent.relative_to(root).parts if level == "folder" else ()
-                stems[i] = "_".join([*map(_safe, folders), stem, *([str(seen[stem])] if level == "count" else [])])
-    return stems
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-_.")
 
 
 def _nothing_found(root: Path, images: list[Path], others: Counter[str]) -> QMRIError:

@@ -24,7 +24,7 @@ _NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
 _COMPLEX_CODES = {32: "complex64", 1792: "complex128", 2048: "complex256"}
 _COLOUR_CODES = {128: "RGB24", 2304: "RGBA32"}
 _REAL_CODES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-_SPATIAL_UNITS = {1: "metre", 3: "micrometre"}
+_SPATIAL_UNITS = {1: "metre", 2: "millimetre", 3: "micrometre"}
 _SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
 _COPY_AGAIN = "copy or convert the file again (dcm2niix -z y)"
 _T = TypeVar("_T")
@@ -45,6 +45,7 @@ class NiftiInfo:
         affine: [4, 4] float64, voxel indices to millimetres (RAS).
         notes: remarks a user should see.
         time_step: step along the fourth axis [s], where the header states it and its unit; else None.
+        length_unit: unit of the affine as the header states it; None where it does not.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class NiftiInfo:
     affine: npt.NDArray[np.float64]
     notes: tuple[str, ...] = ()
     time_step: float | None = None
+    length_unit: str | None = None
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
@@ -100,8 +102,10 @@ def read_header(path: Path) -> NiftiInfo:
     offset = float(header["vox_offset"])
     if not np.isfinite(offset) or offset < int(header["sizeof_hdr"]):
         _fail(path, "vox_offset", offset, f"a byte position from {int(header['sizeof_hdr'])} on")
-    step = _time_step(header)
-    return NiftiInfo(path, shape, n_volumes, dtype, int(offset), slope, intercept, affine, notes, step)
+    return NiftiInfo(
+        path, shape, n_volumes, dtype, int(offset), slope, intercept, affine, notes,
+        time_step=_time_step(header), length_unit=_length_unit(header),
+    )  # fmt: skip
 
 
 def read_data(info: NiftiInfo) -> npt.NDArray[Any]:
@@ -271,6 +275,10 @@ def _time_step(header: Any) -> float | None:
     return step * unit if unit is not None and int(header["dim"][0]) >= 4 and step > 0 else None
 
 
+def _length_unit(header: Any) -> str | None:
+    return _SPATIAL_UNITS.get(int(header["xyzt_units"]) & 7)
+
+
 def _checked_affine(path: Path, header: Any) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     notes = []
     source = "sform" if int(header["sform_code"]) > 0 else "qform" if int(header["qform_code"]) > 0 else "pixdim"
@@ -292,8 +300,8 @@ def _checked_affine(path: Path, header: Any) -> tuple[npt.NDArray[np.float64], t
         sizes = ", ".join(f"{p:g}" for p in header["pixdim"][1 : rank + 1])
         used = ", ".join(f"{p:g}" for p in lengths[:rank])
         notes.append(f"{path.name}: pixdim says {sizes} mm, the {source} {used} mm; the {source} is used")
-    unit = _SPATIAL_UNITS.get(int(header["xyzt_units"]) & 7)
-    if unit:
+    unit = _length_unit(header)
+    if unit not in (None, "millimetre"):
         notes.append(f"{path.name}: xyzt_units says {unit}; the affine is kept as it is and written as millimetre")
     return affine, tuple(notes)
 

@@ -122,7 +122,7 @@ def load_perfusion_series(
             remedy="take the magnitude images of the series",
         )  # fmt: skip
     _check_frames(info)
-    echo_time = _time(sidecar, "EchoTime", "echo_time_s", echo_time_s, ECHO_TIMES, info)
+    echo_time = checked_time(sidecar, "EchoTime", "echo_time_s", echo_time_s, ECHO_TIMES, info)
     repetition_time, notes = _frame_time(sidecar, repetition_time_s, info)
     if echo_time >= repetition_time:
         raise QMRIError(
@@ -190,7 +190,7 @@ def _frame_time(sidecar: dict[str, Any], given: float | None, info: NiftiInfo) -
     """Time between two frames [s], and remarks: RepetitionTime, or a VolumeTiming of equal steps (BIDS)."""
     if given is None and "RepetitionTime" not in sidecar and "VolumeTiming" in sidecar:
         sidecar = {"RepetitionTime": _step_of(sidecar["VolumeTiming"], info)}
-    time = _time(sidecar, "RepetitionTime", "repetition_time_s", given, REPETITION_TIMES, info)
+    time = checked_time(sidecar, "RepetitionTime", "repetition_time_s", given, REPETITION_TIMES, info)
     notes = []
     if info.time_step is not None and abs(info.time_step - time) > _DISAGREE * time:
         origin = "repetition_time_s" if given is not None else "the sidecar"
@@ -220,10 +220,18 @@ def _step_of(value: Any, info: NiftiInfo) -> float:
     return float(steps.mean())
 
 
-def _time(
+def checked_time(
     sidecar: dict[str, Any], field: str, option: str, given: float | None, limits: tuple[float, float], info: NiftiInfo
 ) -> float:
     """One time [s] from the config or the sidecar.
+
+    Args:
+        sidecar: that of the image.
+        field: its field, as "EchoTime".
+        option: name of the config value that replaces it.
+        given: the config value, or None.
+        limits: shortest and longest time that a scan has.
+        info: header of the image.
 
     Raises:
         QMRIError: missing, no number, several different ones, in milliseconds, or of a size that no scan has.

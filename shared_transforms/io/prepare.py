@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["prepare_field", "prepare_perfusion", "prepare_series"]
+__all__ = ["prepare_field", "prepare_perfusion", "prepare_series", "prepare_view_line"]
 
 
 def prepare_series(
@@ -77,3 +77,19 @@ def prepare_perfusion(
     keywords["frame_time"] = float(item["acquisition"]["repetition_time"])
     keywords["voxel_size"] = tuple(item["acquisition"]["voxel_size"].tolist())
     return item["image"][None].to(device, non_blocking=non_blocking), None, (), keywords
+
+
+def prepare_view_line(
+    item: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
+    """``prepare_batch`` of MONAI's evaluator for one View Line image, loaded with ``DataLoader(batch_size=None)``.
+
+    Args:
+        item: what :class:`LoadViewLined` returns: ``plane`` ``[2, X, Z]``, even and odd lines.
+        device: where the network runs.
+        non_blocking: as for ``Tensor.to``.
+
+    Returns:
+        The plane with a batch axis ``[1, 2, X, Z]``, no label, and no further arguments.
+    """
+    return item["plane"][None].to(device, non_blocking=non_blocking), None, (), {}
