@@ -11,7 +11,7 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from .wavelets import CHANNELS, WaveletTransform
+from .wavelets import CHANNELS, WaveletTransform, check_images
 
 __all__ = ["STRIDE", "DeepSPIO", "UNetComparator"]
 
@@ -41,21 +41,10 @@ class _ScaledNetwork(nn.Module):
 
         Even and odd lines together cover about half of the object, so the lines' own signal comes out at about 2.
         """
-        if not torch.jit.is_scripting():
-            self._check(image)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            check_images("image", image, self.in_channels, self.stride, self.stride)
         brightness = avg_pool2d(image.sum(1, keepdim=True), self.stride)
         return image / brightness.amax((1, 2, 3), keepdim=True).clamp_min(self.faintest)
-
-    def _check(self, image: Tensor) -> None:
-        """ValueError for an image of another shape; silent while a graph is recorded."""
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return
-        wrong = image.ndim != 4 or image.shape[1] != self.in_channels
-        if wrong or any(side == 0 or side % self.stride for side in image.shape[2:]):
-            raise ValueError(
-                f"image must be [B, {self.in_channels}, X, Z] with X and Z multiples of {self.stride}, "
-                f"got {tuple(image.shape)}"
-            )
 
 
 class DeepSPIO(_ScaledNetwork):
@@ -87,12 +76,13 @@ class DeepSPIO(_ScaledNetwork):
             *(_encoder_block(below, above) for below, above in zip(widths[:-1], widths[1:], strict=True))
         )
         self.bottleneck = nn.Sequential(*(ResidualBlock(8 * width) for _ in range(4)))
-        self.decoders = nn.ModuleList(_decoder(width) for _ in CHANNELS)
+        decoders = [_decoder(width) for _ in CHANNELS]
+        self.decoders = nn.ModuleList(decoders)
         self.wavelet = WaveletTransform()
         self.apply(_initialise)
-        for decoder in self.decoders:
+        for decoder in decoders:
             # It starts near the empty map, whose relative error is 1, not from noise of many times the signal.
-            nn.init.normal_(decoder[-1].weight, std=1e-3)
+            nn.init.normal_(decoder[-1].get_parameter("weight"), std=1e-3)
 
     def forward(self, image: Tensor) -> Tensor:
         """Estimate the concentration.
@@ -116,7 +106,8 @@ class DeepSPIO(_ScaledNetwork):
         """
         features = self.bottleneck(self.encoder(self.scaled(image)))
         coefficients = torch.cat([decoder(features) for decoder in self.decoders], 1)
-        return coefficients.to(image.dtype) * self.coefficient_scales
+        scales = torch.jit.annotate(Tensor, self.coefficient_scales)  # TorchScript reads no annotation of the class
+        return coefficients.to(image.dtype) * scales
 
 
 class ResidualBlock(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
-__all__ = ["CHANNELS", "LOW_PASS", "WaveletTransform", "analysis", "synthesis", "wavelet_kernels"]
+__all__ = ["CHANNELS", "LOW_PASS", "WaveletTransform", "analysis", "check_images", "synthesis", "wavelet_kernels"]
 
 # Approximation; differences along X, along Z, along both.
 CHANNELS = ("cA", "cH", "cV", "cD")
@@ -89,30 +89,49 @@ class WaveletTransform(nn.Module):
         return _synthesise(coefficients.to(kernels.dtype), kernels)
 
 
+def check_images(name: str, images: Tensor, channels: int, smallest: int, multiple: int) -> None:
+    """Check images; silent while a graph is recorded, whose shapes are no numbers.
+
+    Args:
+        name: what the message calls them.
+        images: ``[B, channels, X, Z]``.
+        channels: how many there must be.
+        smallest: side.
+        multiple: of which the sides must be.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
+        return
+    wrong = images.ndim != 4 or images.shape[1] != channels
+    if wrong or any(side < smallest or side % multiple for side in images.shape[2:]):
+        sides = f"multiples of {multiple}, " if multiple > 1 else ""
+        raise ValueError(
+            f"{name} must be [B, {channels}, X, Z], X and Z {sides}at least {smallest}, got {tuple(images.shape)}"
+        )
+
+
 def _analyse(images: Tensor, kernels: Tensor) -> Tensor:
-    if not torch.jit.is_scripting():
-        _check("images", images, channels=1, smallest=4, multiple=2)
     pad = kernels.shape[2] // 2 - 1
-    padded = _continue(images, pad)
-    if torch.jit.is_scripting():
-        coefficients = conv2d(padded, kernels, stride=2)
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        coefficients = conv2d(_continue(images, pad), kernels, stride=2)
     else:
+        check_images("images", images, channels=1, smallest=4, multiple=2)
         with _full_precision(images.device.type):
-            coefficients = conv2d(padded, kernels, stride=2)
+            coefficients = conv2d(_continue(images, pad), kernels, stride=2)
     return coefficients
 
 
 def _synthesise(coefficients: Tensor, kernels: Tensor) -> Tensor:
-    if not torch.jit.is_scripting():
-        _check("coefficients", coefficients, channels=4, smallest=2, multiple=1)
     taps = kernels.shape[2]
-    padded = _continue(coefficients, taps // 4)
-    cut = taps - 1  # what the continued margin adds, and the filter's tails
-    if torch.jit.is_scripting():
-        images = conv_transpose2d(padded, kernels, stride=2, padding=cut)
+    pad, cut = taps // 4, taps - 1  # what a coefficient reaches; its share of the output, and the filter's tail
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        images = conv_transpose2d(_continue(coefficients, pad), kernels, stride=2, padding=cut)
     else:
+        check_images("coefficients", coefficients, channels=4, smallest=2, multiple=1)
         with _full_precision(coefficients.device.type):
-            images = conv_transpose2d(padded, kernels, stride=2, padding=cut)
+            images = conv_transpose2d(_continue(coefficients, pad), kernels, stride=2, padding=cut)
     return images
 
 
@@ -126,13 +145,3 @@ def _continue(images: Tensor, pad: int) -> Tensor:
 def _full_precision(device: str) -> AbstractContextManager[object]:
     """Autocast, where it is on, would round coefficients to eight bits."""
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
-def _check(name: str, images: Tensor, channels: int, smallest: int, multiple: int) -> None:
-    """ValueError for images that are not ``[B, channels, X, Z]`` with such sides; silent while a graph is recorded."""
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return
-    wrong = images.ndim != 4 or images.shape[1] != channels
-    if wrong or any(side < smallest or side % multiple for side in images.shape[2:]):
-        sides = f"sides of at least {smallest}" + (f" that are multiples of {multiple}" if multiple > 1 else "")
-        raise ValueError(f"{name} must be [B, {channels}, X, Z] with {sides}, got {tuple(images.shape)}")
