@@ -21,10 +21,13 @@ from physics.viewline import ViewLineSequence, folded_plane_field, view_line_ima
 __all__ = ["LOWEST_TRAINED", "SUPPORT_SHARE", "lift", "noise_floor", "reference_signal", "resimulate", "support_of"]
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 LOWEST_TRAINED = 0.22  # ug/mm^3, of the training (section 3.2 of the paper)
 SUPPORT_SHARE = 0.25  # of the largest concentration, above which a voxel counts as holding particles
 _DARK = 0.15  # of the bright signal, below which there is none
+_LIT = 0.3  # of the signal around, above which a pixel belongs to a line
+_DIMMED = 0.6  # of the signal around, below which the envelope is that of the edge of something
 _NOISY = 2.6  # times the noise below which there is no signal: the high quantile of two channels of noise is 2.1
 
 
@@ -86,7 +89,7 @@ def lift(
     return concentration * support * filled
 
 
-def _round_half_thickness(support: npt.NDArray[np.bool_], dx: float, dz: float) -> Array:
+def _round_half_thickness(support: Mask, dx: float, dz: float) -> Array:
     """Half thickness [mm] of the union of balls in a support ``[X, Z]``.
 
     With D the distance of a point to the edge, it is the root of max over points p of D(p)^2 - |x - p|^2, an upper
@@ -150,28 +153,24 @@ def reference_signal(
     dx, dz = _checked(image, pixel_size, axes=3)
     if image.shape[0] != 2:
         raise ValueError(f"image must be [2, X, Z], even and odd lines, got shape {tuple(image.shape)}")
-    image = image.detach()
-    ones, zeros = image.new_ones(2, image.shape[-1]), image.new_zeros(2, image.shape[-1])
-    bare = view_line_image(ones, zeros, zeros, (dx, dz), sequence)
+    brighter, pitch = image.detach().amax(0), sequence.line_pitch / dz
     flat = min(0.5, 0.4 * sequence.line_width / sequence.line_pitch)
-    envelope, unit = (_high_quantile(part.amax(0), sequence.line_pitch / dz, flat) for part in (image, bare))
-    envelope = envelope / unit[:1].clamp_min(0.5)
+    envelope = _high_quantile(brighter, pitch, flat)
+    envelope = envelope / _high_quantile(_bare_lines(image, dx, dz, sequence), pitch, flat).clamp_min(0.5)
     bright = envelope[envelope > 0.5 * envelope.max()]
     level = bright.median() if bright.numel() else envelope.new_zeros(())
-    dark = (envelope <= torch.maximum(_DARK * level, _NOISY * noise_floor(image, sequence))).cpu().numpy()
-    within = _ball(0.5 * sequence.line_pitch, dx, dz)
-    voids = ndimage.binary_fill_holes(~dark) & dark
+    floor = torch.maximum(_DARK * level, _NOISY * noise_floor(image, sequence))
+    around = _high_quantile(envelope, pitch, 0.0)
+    inside = _between_lines((brighter > torch.maximum(_LIT * around, floor)).cpu().numpy(), dz, sequence)
+    voids = ndimage.binary_fill_holes(inside) & ~inside
     if occupied is not None:
-        near = ndimage.binary_dilation(occupied.cpu().numpy(), _ball(sequence.line_pitch, dx, dz))
-        voids |= dark & near
-    envelope = envelope * torch.from_numpy(~dark).to(image.device)
-    if not voids.any() or dark.all():
-        return envelope
-    # The rim of a void is dimmed, too: it is filled with it.
-    filled = ndimage.binary_dilation(voids, within) & ~(dark & ~voids)
-    known = torch.from_numpy(~dark & ~filled).to(envelope)
-    smooth = _shepard(envelope, known, dx, dz)
-    return torch.where(torch.from_numpy(filled).to(image.device), smooth, envelope)
+        voids |= ~inside & ndimage.binary_dilation(occupied.cpu().numpy(), _ball(sequence.line_pitch, dx, dz))
+    # The rim of a void is dimmed, too, and so is the envelope where a line ends: both are filled with the void.
+    dim = (envelope < _DIMMED * around).cpu().numpy()
+    rim = ndimage.binary_dilation(voids, _ball(0.5 * sequence.line_pitch, dx, dz))
+    known = torch.from_numpy(inside & ~rim & ~dim).to(envelope)
+    smooth = torch.where(known > 0, envelope, _shepard(envelope, known, dx, dz))
+    return smooth * torch.from_numpy(inside | voids).to(envelope)
 
 
 def resimulate(
@@ -239,6 +238,20 @@ def _checked(values: Tensor, pixel_size: Sequence[float], axes: int = 2) -> tupl
     return dx, dz
 
 
+def _bare_lines(image: Tensor, dx: float, dz: float, sequence: ViewLineSequence) -> Tensor:
+    """The brighter channel of lines of amplitude 1 without iron ``[1, Z]``."""
+    ones, zeros = image.new_ones(2, image.shape[-1]), image.new_zeros(2, image.shape[-1])
+    return view_line_image(ones, zeros, zeros, (dx, dz), sequence).amax(0)[:1]
+
+
+def _between_lines(lit: Mask, dz: float, sequence: ViewLineSequence) -> Mask:
+    """The object: what the lines light up ``[X, Z]``, and the dark between two of them."""
+    gap = math.ceil((sequence.line_pitch - sequence.line_width) / dz) + 2
+    gap = min(gap, lit.shape[1])
+    wide = np.pad(lit, ((0, 0), (gap, gap)), mode="symmetric")
+    return np.asarray(ndimage.binary_closing(wide, np.ones((1, gap + 1))))[:, gap:-gap]
+
+
 def _high_quantile(values: Tensor, pixels: float, share: float) -> Tensor:
     """The value that ``share`` of the window of so many pixels along z reaches, at each place of ``[X, Z]``."""
     half = max(1, math.ceil(0.5 * pixels - 0.5))
@@ -250,7 +263,7 @@ def _high_quantile(values: Tensor, pixels: float, share: float) -> Tensor:
     return padded.unfold(-1, window, 1).topk(rank, -1).values[..., -1]
 
 
-def _ball(radius: float, dx: float, dz: float) -> npt.NDArray[np.bool_]:
+def _ball(radius: float, dx: float, dz: float) -> Mask:
     """Structuring element: pixels within a distance [mm]."""
     x, z = (np.arange(-int(radius / step), int(radius / step) + 1) * step for step in (dx, dz))
     return x[:, None] ** 2 + z**2 <= radius**2
