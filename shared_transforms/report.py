@@ -38,10 +38,11 @@ _SIGNAL_MODEL = "The maps were put back through the signal model and compared wi
 _ACQUISITION = {
     "echo_times": ("Echo time", "s"),
     "voxel_size": ("Voxel size", "mm"),
+    "pixel_size": ("Pixel size", "mm"),
     "b0_direction": ("B0 direction in voxel axes", "1"),
     "field_strength": ("Field strength", "T"),
 }
-_GEOMETRY = ("voxel_size", "b0_direction", "field_strength")  # of the volume, not of one of its images
+_GEOMETRY = ("voxel_size", "pixel_size", "b0_direction", "field_strength")  # of the volume, not of one of its images
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class SaveReportd(MapTransform):
         time_name: what the times of the acquisition are, such as "Inversion time".
         residual_text: how the residual was made.
         device: where the network ran.
+        residual_outside: show the residual of the whole image, not within ``mask`` alone.
         image_key: key of the MetaTensor [N, H, W, D] whose affine the maps have.
         filename: name of the page, in the folder of the series.
         allow_missing_keys: see MapTransform.
@@ -128,6 +130,7 @@ class SaveReportd(MapTransform):
         time_name: str = "Time",
         residual_text: str = _SIGNAL_MODEL,
         device: str | torch.device | None = None,
+        residual_outside: bool = False,
         image_key: str = "image",
         filename: str = "report.html",
         allow_missing_keys: bool = False,
@@ -141,6 +144,7 @@ class SaveReportd(MapTransform):
         self.time_name = time_name
         self.residual_text = residual_text
         self.device = device
+        self.residual_outside = residual_outside
         self.image_key = image_key
         self.filename = filename
 
@@ -162,6 +166,7 @@ class SaveReportd(MapTransform):
         affine = getattr(item.get(self.image_key), "affine", None)
         shown = {name: m for name, m in maps.items() if m.kind in ("map", "error")}
         statistics = {name: _statistics(name, m, mask) for name, m in maps.items() if m.kind != "mask"}
+        around = None if self.residual_outside else mask
         errors = {name: statistics.get(_error_of(name)) for name, m in maps.items() if m.kind == "map"}
         return _template().render(
             title=self.title,
@@ -177,7 +182,7 @@ class SaveReportd(MapTransform):
             ],
             groups=_groups(shown, statistics, affine, mask),
             residuals=[
-                _map_picture(name, m, statistics[name], affine, mask, statistics[name].description)
+                _map_picture(name, m, statistics[name], affine, around, statistics[name].description)
                 for name, m in maps.items()
                 if m.kind == "residual"
             ],
@@ -365,7 +370,7 @@ def _settings(acquisition: Mapping[str, Any]) -> dict[str, str]:
     for name in _GEOMETRY:
         if name in acquisition:
             label, unit = _ACQUISITION[name]
-            between = " x " if name == "voxel_size" else ", "
+            between = " x " if name.endswith("_size") else ", "
             rows[axis_label(label, unit)] = between.join(f"{v:.4g}" for v in as_array(acquisition[name]).ravel())
     for name, value in acquisition.items():  # one time for all images
         if name not in _GEOMETRY and as_array(value).ndim == 0:
