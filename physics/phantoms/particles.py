@@ -360,7 +360,7 @@ def _rasterise(particles: Particles, size: Sequence[int], half_planes: int | Non
         raise ValueError(f"size must be two numbers > 0 and half_planes >= 0, got {tuple(size)} and {half_planes}")
     width, length = int(size[0]), int(size[1])
     planes = half_planes + 1 if folded else 2 * half_planes + 1
-    device = particles.scenes[0].device
+    device = particles.scenes[0].device if particles.scenes else None
     counts = torch.zeros(particles.count * planes * width * length, device=device)
     for figures, scene in zip(particles.figures, particles.scenes, strict=True):
         if len(figures) == 0:
