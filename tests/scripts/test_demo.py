@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from demos import qsmgan, stnet_perfusion
+from demos import deepspio, qsmgan, stnet_perfusion
 from demos import rim_relaxometry as rim
 from qsmgan.network import Generator
 from rim_relaxometry.network import RecurrentInferenceMachine
@@ -20,9 +20,11 @@ from shared_transforms.io import (
     find_gradient_echoes,
     find_perfusion_series,
     find_series,
+    find_view_lines,
     load_gradient_echoes,
     load_perfusion_series,
     load_series,
+    load_view_line,
 )
 
 SIZE, SLICES = 40, 2
@@ -250,6 +252,39 @@ def test_whole_demo_of_stnet_perfusion(tmp_path: Path, capfd: pytest.CaptureFixt
         [line] = [line for line in printed.splitlines() if line.startswith(f"{method}  ")]
         assert float(line.split()[-1]) > 0.5, "Dice"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def lines() -> deepspio.Scan:
+    return deepspio.simulate(0.5)
+
+
+def test_written_lines_are_read_back(lines: deepspio.Scan, tmp_path: Path) -> None:
+    deepspio.write_scan(lines, tmp_path)
+    [image] = find_view_lines(tmp_path)
+    assert image["stem"] == "sub-demo"
+    loaded = load_view_line(image["image"], pixel_size_mm=lines.pixel, echo_time_s=0.0087)
+    stored = deepspio.AMPLITUDE * np.moveaxis(lines.lines, -1, 0)
+    np.testing.assert_allclose(loaded["image"].numpy(), stored, atol=0.51)  # whole numbers
+    np.testing.assert_array_equal(loaded["plane"].numpy(), loaded["image"].numpy()[:, ::-1, :, 0])  # to the right
+
+
+def test_the_lines_alternate_and_are_lost_among_the_particles(lines: deepspio.Scan) -> None:
+    even, odd = np.moveaxis(lines.lines[:, :, 0], -1, 0)
+    assert np.corrcoef(even.ravel(), odd.ravel())[0, 1] < 0
+    inside = lines.truth[:, :, 0] > 0
+    assert np.median((even + odd)[inside]) < 0.3 * np.percentile(even + odd, 75)
+    assert lines.truth.max() == pytest.approx(deepspio.CONCENTRATION, rel=1e-6)
+
+
+def test_comparison_of_maps_of_particles_of_a_known_error(lines: deepspio.Scan, tmp_path: Path) -> None:
+    demos.write_image(tmp_path / "sub-demo_concentration.nii.gz", (0.75 * lines.truth).astype(np.float32), lines.affine)
+    found = deepspio.compare(lines, tmp_path, "DeepSPIO")
+    assert found.nmae == pytest.approx(0.25, rel=1e-5)
+    assert (found.mean, found.iron) == pytest.approx((0.75 * found.true_mean, 0.75 * found.true_iron))
+    pixels = int((lines.truth > 0).sum())
+    assert found.true_iron == pytest.approx(pixels * found.true_mean * lines.pixel**2)
+    assert "0.250" in deepspio.table([found])
 
 
 def test_only_bundles_with_weights_are_shown() -> None:
