@@ -65,7 +65,7 @@ def test_volume_of_a_figure(name: str) -> None:
     counts = volume(_alone(figures), SIZE, 15).sum((1, 2, 3))
     assert float(counts.mean()) == pytest.approx(expected, abs=4 * float(counts.std()) / math.sqrt(N))
     assert float(counts.mean()) == pytest.approx(expected, rel=0.02)
-    assert float((counts / expected - 1).abs().max()) < 0.12
+    assert float((counts / expected - 1).abs().max()) < 0.2
 
 
 def test_the_axis_of_a_torus_is_along_b0_and_that_of_a_cylinder_across_it() -> None:

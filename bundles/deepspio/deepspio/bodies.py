@@ -147,7 +147,7 @@ def draw_breasts(generator: torch.Generator, n: int) -> Breasts:
 
     return Breasts(
         wall=uniform(0.06, 0.14),
-        reach=uniform(0.6, 0.8),
+        reach=uniform(0.55, 0.76),
         width=uniform(0.36, 0.46),
         shift=uniform(-0.03, 0.03),
         skin=uniform(0.008, 0.014),
