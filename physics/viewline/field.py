@@ -18,6 +18,7 @@ from physics.dipole import check_geometry, check_kernel_kind, dipole_kernel, fas
 __all__ = ["MILLIMOLAR", "central_plane_field", "field_per_concentration", "fold_planes", "folded_plane_field"]
 
 MILLIMOLAR = 1e3 / 55.845  # mM of iron in 1 ug/mm^3: over the molar mass [g/mol]
+_DEPTH_STEP = 8  # planes
 _VACUUM_PERMEABILITY = 1.25663706212  # [uT m / A]
 
 
@@ -58,20 +59,19 @@ def fold_planes(concentration: Tensor) -> Tensor:
     return folded
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _plane_kernel(
     shape: tuple[int, int, int],
-    planes: int,
     sizes: tuple[float, float, float],
     kind: str,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """Kernel ``[planes, X, Z // 2 + 1]``: spectrum along x and z of the field of a plane at each distance y."""
+    """Kernel ``[Y // 2 + 1, X, Z // 2 + 1]``: spectrum along x and z of the field of a plane at each distance y."""
     with torch.inference_mode(False), torch.no_grad():
         spectrum = dipole_kernel(shape, sizes, kind=kind, dtype=torch.float64)
         # Real and even along y, as B0 has no component there.
-        along = torch.fft.ifft(spectrum, dim=1).real[:, :planes]
+        along = torch.fft.ifft(spectrum, dim=1).real[:, : shape[1] // 2 + 1]
         return along.movedim(1, 0).to(dtype).contiguous().to(device)
 
 
@@ -114,11 +114,14 @@ def folded_plane_field(
     check_kernel_kind(kind)
     planes, x, z = folded.shape[-3:]
     grid = fast_shape((x, depth or 2 * planes - 1, z), padding)
-    # Offsets up to H need a period of at least 2 H voxels.
-    grid = (grid[0], max(grid[1], 2 * planes), grid[2]) if kind == "exact" else grid
-    kernel = _plane_kernel(grid, planes, sizes, kind, folded.dtype, folded.device)
+    if kind == "exact":
+        # Offsets up to H need a period of 2 H voxels; in steps, so that batches of any depth share a few kernels.
+        grid = (grid[0], 2 * _DEPTH_STEP * math.ceil(planes / _DEPTH_STEP), grid[2])
+    kernel = _plane_kernel(grid, sizes, kind, folded.dtype, folded.device)[:planes]
     spectrum = torch.fft.rfft2(folded, s=(grid[0], grid[2]))
-    field = torch.fft.irfft2((spectrum * kernel).sum(-3), s=(grid[0], grid[2]))
+    # Without a gradient the product needs no memory of its own, whose first touch costs more than the product.
+    spectrum = spectrum * kernel if spectrum.requires_grad else spectrum.mul_(kernel)
+    field = torch.fft.irfft2(spectrum.sum(-3), s=(grid[0], grid[2]))
     return field_per_concentration(mass_magnetisation) * field[..., :x, :z]
 
 

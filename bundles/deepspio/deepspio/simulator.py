@@ -18,7 +18,6 @@ from .anatomy import Drawn, ProtonDensity
 PIXEL_MM = 50.0 / 256.0
 CONCENTRATION = (0.22, 17.5)  # of the training [ug/mm^3]
 PAPER_FIGURES = {"metaball": 0.5, "torus": 0.5}
-HALF_PLANES = 32  # planes on each side of the imaged one that may hold particles
 PADDING = 1.25  # of the field's grid: beyond 0.75 sides of distance the field of such small bodies is below 1e-4
 ATTEMPTS = 100
 
@@ -164,7 +163,7 @@ class ViewLineSimulator:
             ``parameters``, the concentration ``[n, 1, X, Z]`` [ug/mm^3], and ``mask`` ``[n, 1, X, Z]``, where it is not
             0; an empty ``acquisition``.
         """
-        planes = folded_planes(drawn.particles.to(self.device), (self.size, self.size), HALF_PLANES)
+        planes = folded_planes(drawn.particles.to(self.device), (self.size, self.size))
         unit = folded_plane_field(planes, (self.pixel_size,) * 3, self.mass_magnetisation, padding=PADDING)
         bodies = _mirrored(planes[:, 0], drawn.scene, drawn.flip)
         fields = _mirrored(unit, drawn.scene, drawn.flip)
