@@ -50,6 +50,10 @@ class _ScaledNetwork(nn.Module):
         brightness = avg_pool2d(image.sum(1, keepdim=True), self.stride)
         return image / brightness.amax((1, 2, 3), keepdim=True).clamp_min(self.faintest)
 
+    def expanded(self, output: Tensor) -> Tensor:
+        """What the last layer's output means in units of its scale: itself, or its hyperbolic sine."""
+        return output.clamp(-self.largest, self.largest).sinh() if self.compress else output
+
 
 class DeepSPIO(_ScaledNetwork):
     """Concentration of iron particles from the even and odd lines of a View Line image.
