@@ -4,4 +4,6 @@
 :func:`shared_transforms.experiments.run_experiments` runs one or all.
 """
 
-EXPERIMENTS = ("simulated", "other_anatomy", "air_sphere", "phantoms", "noise", "timing")
+EXPERIMENTS = (
+    "simulated", "other_anatomy", "air_sphere", "phantoms", "noise", "timing", "attention", "saliency", "convergence",
+)  # fmt: skip

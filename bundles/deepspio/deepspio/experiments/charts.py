@@ -59,7 +59,7 @@ def maps_figure(scenes: Scenes, maps: Mapping[str, Tensor], which: Iterable[int]
     for column, number in enumerate(chosen):
         concentration = float(scenes.concentration[number])
         axes[0, column].imshow(two_channels(scenes.image[number]), origin="lower")
-        axes[0, column].set_title(f"{concentration:.3g} ug/mm³", fontsize=charts.FONT)
+        axes[0, column].set_title(f"{concentration:.3g} ug/mm^3", fontsize=charts.FONT)
         for row, (name, values) in enumerate([("", scenes.truth), *((name, maps[name]) for name in names)], 1):
             shown = axes[row, column].imshow(
                 (values[number, 0] / concentration).cpu().numpy().T, origin="lower", vmin=0.0, vmax=TOP,
@@ -87,7 +87,7 @@ def bands_figure(rows: Sequence[Row]) -> Figure:
     figure = charts.new_figure(5.4, 3.4)
     axis = figure.subplots()
     _lines(axis, [row for row in rows if row.get("middle")], "middle")
-    axis.set_xlabel("concentration [ug/mm³]", fontsize=charts.FONT)
+    axis.set_xlabel("concentration [ug/mm^3]", fontsize=charts.FONT)
     charts.legend_below(figure, axis)
     return figure
 
@@ -100,7 +100,7 @@ def noise_figure(rows: Sequence[Row]) -> Figure:
     for axis, level in zip(axes, levels, strict=True):
         _lines(axis, [row for row in rows if row["decibels"] == level], "concentration")
         axis.set_title("no noise" if level == "none" else f"{level:g} dB", fontsize=charts.FONT)
-        axis.set_xlabel("concentration [ug/mm³]", fontsize=charts.FONT)
+        axis.set_xlabel("concentration [ug/mm^3]", fontsize=charts.FONT)
     charts.legend_below(figure, axes[0])
     return figure
 

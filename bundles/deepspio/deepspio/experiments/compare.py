@@ -48,7 +48,7 @@ def table(bench: Bench, found: Mapping[str, Tensor], place: Row) -> list[Row]:
     shared = min((len(values) for values in found.values()), default=0)
     return [
         {
-            **place, "method": name, **mean_row(values, bench.seed), "nmae_median": values.median(),
+            **place, "method": name, **mean_row(values, bench.seed), "nmae_median": float(values.median()),
             "images_shared": shared, "nmae_shared": mean_of(values[:shared]).value, "paper": None,
         }
         for name, values in found.items()

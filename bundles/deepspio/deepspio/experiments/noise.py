@@ -57,8 +57,8 @@ def noise(
                 {
                     "study": study, "concentration": concentration,
                     "decibels": decibels if math.isfinite(decibels) else "none", "method": name,
-                    "images": len(values), "nmae": values.mean(),
-                    "nmae_sd": values.double().std() if len(values) > 1 else None, "paper": None,
+                    "images": len(values), "nmae": float(values.mean()),
+                    "nmae_sd": float(values.std()) if len(values) > 1 else None, "paper": None,
                 }
                 for name, values in found.items()
             ]  # fmt: skip

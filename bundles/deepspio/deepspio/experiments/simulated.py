@@ -85,7 +85,7 @@ def banded(bench: Bench, found: Mapping[str, Tensor], concentration: Tensor) -> 
             seen = values[inside[: len(values)]]
             if len(seen):
                 place = {"set": "paper", "band": f"{low:g}-{high:g}", "middle": (low + high) / 2, "method": name}
-                rows.append({**place, **mean_row(seen, bench.seed), "nmae_median": seen.median()})
+                rows.append({**place, **mean_row(seen, bench.seed), "nmae_median": float(seen.median())})
     return rows
 
 
