@@ -7,7 +7,7 @@ the middle of the image. Fields are in uT, gradients in mT/m = uT/mm, lengths in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from physics.viewline.field import MILLIMOLAR
 from physics.viewline.sequence import GYROMAGNETIC_RATIO, ViewLineSequence
 
 __all__ = ["excitation_position", "view_line_image"]
+
+_REACH = 5.0  # standard deviations of an edge beyond which a profile is 0
 
 
 def _positions(count: int, step: float, like: Tensor) -> Tensor:
@@ -37,16 +39,23 @@ def excitation_position(z: Tensor, field: Tensor, sequence: ViewLineSequence) ->
     return z + field / sequence.slice_gradient
 
 
-def _excitation(u: Tensor, sequence: ViewLineSequence) -> tuple[Tensor, Tensor]:
-    """Profile of the line that is nearest to u, in [0, 1], and the number of that line."""
-    middle = (sequence.lines - 1) / 2
-    number = (u.detach() / sequence.line_pitch + middle).round_().clamp_(0, sequence.lines - 1)
-    away = u - (number - middle) * sequence.line_pitch
-    # A box of the line's width, softened by a Gaussian: its width at half maximum stays that of the box.
+def _excitations(u: Tensor, sequence: ViewLineSequence) -> Iterator[tuple[Tensor, Tensor]]:
+    """Profile in [0, 1] and number of the line nearest to u; of the second nearest too where edges of lines meet."""
+    middle, last = (sequence.lines - 1) / 2, sequence.lines - 1
+    place = u / sequence.line_pitch + middle
+    nearest = place.detach().round().clamp(0, last)
+    yield _profile((place - nearest) * sequence.line_pitch, sequence), nearest
+    if sequence.line_pitch < sequence.line_width + 2 * _REACH * sequence.edge:
+        second = nearest + torch.where(place.detach() < nearest, -1.0, 1.0)
+        there = (second >= 0) & (second <= last)
+        yield _profile((place - second) * sequence.line_pitch, sequence) * there, second.clamp(0, last)
+
+
+def _profile(away: Tensor, sequence: ViewLineSequence) -> Tensor:
+    """A box of the line's width, softened by a Gaussian: its width at half maximum stays that of the box."""
     scale = 1.0 / (math.sqrt(2.0) * sequence.edge)
     half = 0.5 * sequence.line_width
-    profile = 0.5 * (torch.erf((away + half) * scale) - torch.erf((away - half) * scale))
-    return profile, number
+    return 0.5 * (torch.erf((away + half) * scale) - torch.erf((away - half) * scale))
 
 
 def _decay(concentration: Tensor, field: Tensor, pixel_size: Sequence[float], sequence: ViewLineSequence) -> Tensor:
@@ -144,7 +153,9 @@ def view_line_image(
     flat = [_finer(part.reshape(-1, z), oversampling) for part in (signal, field)]
     points, dispersion = flat[0] / oversampling, flat[1]
     place = _positions(z * oversampling, step / oversampling, field)
-    profile, number = _excitation(excitation_position(place, dispersion, sequence), sequence)
+    u = excitation_position(place, dispersion, sequence)
     shift = (sequence.readout_sign / sequence.readout_gradient / step) * dispersion
-    rows = _splat(points * profile, place / step + (z - 1) / 2 + shift, number % 2, z)
+    target = place / step + (z - 1) / 2 + shift
+    parts = [_splat(points * profile, target, number % 2, z) for profile, number in _excitations(u, sequence)]
+    rows = parts[0] if len(parts) == 1 else parts[0] + parts[1]
     return rows.view(*field.shape[:-2], x, 2, z).movedim(-2, -3)

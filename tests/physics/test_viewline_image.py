@@ -274,3 +274,14 @@ def test_unusable_arguments() -> None:
         view_line_image(plane, plane, plane, (0.2, 0.2, 0.2), PAPER)
     with pytest.raises(ValueError, match="oversampling"):
         view_line_image(plane, plane, plane, PIXEL, PAPER, oversampling=0)
+
+
+@pytest.mark.parametrize("strength", [0.0, 37.0])
+def test_lines_as_wide_as_their_pitch_leave_no_gap(strength: float) -> None:
+    """The soft edges of neighbours complement each other, the last ones end at half the width of all."""
+    dense = replace(LOSSLESS, line_pitch=1.0)
+    image = _image(_field() + strength, dense)
+    inside = (_z() - strength * dense.net_shift).abs() < 12.0
+    whole = image.sum(0)[:, inside]
+    torch.testing.assert_close(whole, torch.ones_like(whole), atol=1e-5, rtol=0)
+    assert float(image.sum() / 3 * STEP) == pytest.approx(25.0, abs=1e-4)
