@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
+from skimage.morphology import convex_hull_image
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,7 +28,9 @@ LOWEST_TRAINED = 0.22  # ug/mm^3, of the training (section 3.2 of the paper)
 SUPPORT_SHARE = 0.25  # of the largest concentration, above which a voxel counts as holding particles
 _DARK = 0.15  # of the bright signal, below which there is none
 _LIT = 0.3  # of the signal around, above which a pixel belongs to a line
-_DIMMED = 0.6  # of the signal around, below which the envelope is that of the edge of something
+_BESIDE = 0.05  # of the amplitude of a line, below which a pixel lies beside it
+_MOVED = 0.05  # share of the energy beside the lines that tells that they have moved
+_SEEN = 0.01  # of the energy of a line, above which its amplitude is read from it
 _NOISY = 2.6  # times the noise below which there is no signal: the high quantile of two channels of noise is 2.1
 
 
@@ -128,21 +131,22 @@ def reference_signal(
 ) -> Tensor:
     """The amplitude the lines would have without iron: their envelope, filled smoothly where iron has left a void.
 
-    At each place it is a high quantile of the brighter channel over one pitch along z, the median of the flat part of
-    the line that lies there, over the same quantile of lines of amplitude 1 without iron: exact for a uniform signal
-    without iron. Dark parts that signal surrounds are voids; they are filled from their rim, nearer points counting
-    more (Shepard's weights).
+    Where the lines are where they would be without iron, the image itself shows it. Elsewhere it is a high quantile of
+    the brighter channel over one pitch along z, the median of the flat part of the line that lies there, over the same
+    quantile of lines of amplitude 1 without iron. Voids are dark parts of the object that are thicker than a line's
+    width and surrounded by signal, or near iron; they are filled from their rim, nearer points counting more
+    (Shepard's weights). Exact for a uniform signal without iron.
 
-    Limits: structure finer than the pitch is lost along z. Where the readout piles up signal the envelope is too high,
-    and the signal stands where the image shows it, not where it came from. A dark part that signal surrounds and that
-    holds no iron is filled too, while a void that opens to the edge of the object is not, unless ``occupied`` says so.
+    Limits: where lines have moved, structure finer than the pitch is lost along z, and the signal stands where the
+    image shows it, not where it came from; where the readout piles up signal it is too high. The object is convex as
+    far as voids at its edge go.
 
     Args:
         image: magnitude ``[2, X, Z]``, even and odd lines, any scale.
         sequence: of the image.
         pixel_size: (dx, dz) [mm].
-        occupied: boolean ``[X, Z]``, voxels said to hold particles: what is dark within a pitch of them is a void,
-            whatever lies around. None for no such voxels.
+        occupied: boolean ``[X, Z]``, voxels said to hold particles: what is dark within two pitches and two inner radii
+            of the largest body of them is a void. None where they are not known.
 
     Returns:
         ``[X, Z]``, in the unit of the image, of its dtype and device; 0 outside of the object.
@@ -156,21 +160,48 @@ def reference_signal(
     brighter, pitch = image.detach().amax(0), sequence.line_pitch / dz
     flat = min(0.5, 0.4 * sequence.line_width / sequence.line_pitch)
     envelope = _high_quantile(brighter, pitch, flat)
-    envelope = envelope / _high_quantile(_bare_lines(image, dx, dz, sequence), pitch, flat).clamp_min(0.5)
+    bare = _bare_lines(image, dx, dz, sequence)
+    envelope = envelope / _high_quantile(bare.amax(0), pitch, flat).clamp_min(0.5)
     bright = envelope[envelope > 0.5 * envelope.max()]
     level = bright.median() if bright.numel() else envelope.new_zeros(())
     floor = torch.maximum(_DARK * level, _NOISY * noise_floor(image, sequence))
     around = _high_quantile(envelope, pitch, 0.0)
     inside = _between_lines((brighter > torch.maximum(_LIT * around, floor)).cpu().numpy(), dz, sequence)
-    voids = ndimage.binary_fill_holes(inside) & ~inside
-    if occupied is not None:
-        voids |= ~inside & ndimage.binary_dilation(occupied.cpu().numpy(), _ball(sequence.line_pitch, dx, dz))
-    # The rim of a void is dimmed, too, and so is the envelope where a line ends: both are filled with the void.
-    dim = (envelope < _DIMMED * around).cpu().numpy()
-    rim = ndimage.binary_dilation(voids, _ball(0.5 * sequence.line_pitch, dx, dz))
-    known = torch.from_numpy(inside & ~rim & ~dim).to(envelope)
+    voids = ndimage.binary_opening(ndimage.binary_fill_holes(inside) & ~inside, _ball(0.4 * pitch * dz, dx, dz))
+    if occupied is not None and inside.any():
+        near = _near(occupied.cpu().numpy(), 2.0 * sequence.line_pitch, dx, dz)
+        voids |= near & ~inside & convex_hull_image(inside)
+    rim = ndimage.binary_dilation(voids, _ball(0.5 * sequence.line_pitch, dx, dz))  # it is dimmed, too
+    known = torch.from_numpy(inside & ~rim).to(envelope)
     smooth = torch.where(known > 0, envelope, _shepard(envelope, known, dx, dz))
-    return smooth * torch.from_numpy(inside | voids).to(envelope)
+    smooth = smooth * torch.from_numpy(inside | voids).to(envelope)
+    return _with_lines(smooth, image.detach(), bare, 2.0 * noise_floor(image, sequence).square(), pitch)
+
+
+def _with_lines(envelope: Tensor, image: Tensor, bare: Tensor, noise: Tensor, pitch: float) -> Tensor:
+    """Take the amplitude from within the lines ``bare`` ``[2, 1, Z]`` where hardly any signal lies beside them.
+
+    Args:
+        envelope: to be used elsewhere ``[X, Z]``.
+        image: ``[2, X, Z]``.
+        bare: lines of amplitude 1.
+        noise: mean square of the image between the lines.
+        pitch: of the lines [pixels].
+    """
+    half = max(1, math.ceil(0.5 * pitch))
+    energy = image.square() - noise
+    beside, total = (_smoothed(part.sum(0), 1, half) for part in (energy * (bare < _BESIDE), energy))
+    share = (1.0 - beside.clamp_min(0.0) / (_MOVED * total).clamp_min(1e-30)).clamp(0.0, 1.0) * (total > noise)
+    # Least squares over three pixels: at the edge of a line a ratio of single pixels would be noise.
+    weight = _smoothed(bare.square().sum(0), 0, 1)
+    amplitude = _smoothed((image * bare).sum(0), 0, 1) / weight.clamp_min(1e-6)
+    return torch.lerp(envelope, amplitude, share * (weight > _SEEN))
+
+
+def _smoothed(values: Tensor, half_x: int, half_z: int) -> Tensor:
+    """Mean over windows of so many pixels to each side, the ends repeated ``[X, Z]``."""
+    wide = functional.pad(values[None], (half_z, half_z, half_x, half_x), mode="replicate")
+    return functional.avg_pool2d(wide, (2 * half_x + 1, 2 * half_z + 1), stride=1)[0]
 
 
 def resimulate(
@@ -206,10 +237,10 @@ def resimulate(
     if image.shape[1:] != concentration.shape:
         raise ValueError(f"image must be [2, X, Z] with the plane {tuple(concentration.shape)}, got {image.shape}")
     support = support_of(concentration.detach())
-    if reference is None:
-        reference = reference_signal(image, sequence, pixel_size, support)
     planes = lift(concentration, pixel_size, thickness_mm)
     field = folded_plane_field(planes, (dx, dx, dz), mass_magnetisation)
+    if reference is None:
+        reference = reference_signal(image, sequence, pixel_size, support)
     return view_line_image(reference, concentration * support, field, (dx, dz), sequence), reference
 
 
@@ -239,9 +270,9 @@ def _checked(values: Tensor, pixel_size: Sequence[float], axes: int = 2) -> tupl
 
 
 def _bare_lines(image: Tensor, dx: float, dz: float, sequence: ViewLineSequence) -> Tensor:
-    """The brighter channel of lines of amplitude 1 without iron ``[1, Z]``."""
+    """Lines of amplitude 1 without iron ``[2, 1, Z]``."""
     ones, zeros = image.new_ones(2, image.shape[-1]), image.new_zeros(2, image.shape[-1])
-    return view_line_image(ones, zeros, zeros, (dx, dz), sequence).amax(0)[:1]
+    return view_line_image(ones, zeros, zeros, (dx, dz), sequence)[:, :1]
 
 
 def _between_lines(lit: Mask, dz: float, sequence: ViewLineSequence) -> Mask:
@@ -261,6 +292,14 @@ def _high_quantile(values: Tensor, pixels: float, share: float) -> Tensor:
     padded = functional.pad(values[None], (half, half), mode="reflect")[0]
     rank = max(1, math.floor(share * window + 0.5))
     return padded.unfold(-1, window, 1).topk(rank, -1).values[..., -1]
+
+
+def _near(occupied: Mask, reach: float, dx: float, dz: float) -> Mask:
+    """Where iron may leave a void: within ``reach`` [mm] and two inner radii of the voxels that hold it."""
+    if not occupied.any():
+        return np.zeros_like(occupied)
+    radius = ndimage.distance_transform_edt(np.pad(occupied, 1), sampling=(dx, dz)).max()
+    return np.asarray(ndimage.distance_transform_edt(~occupied, sampling=(dx, dz)) <= reach + 2.0 * radius)
 
 
 def _ball(radius: float, dx: float, dz: float) -> Mask:
