@@ -293,7 +293,7 @@ def changed(at: tuple[int, ...] | slice, value: float, channel: int = 0) -> np.n
 
 
 def noisy_copy() -> np.ndarray:
-    noise = np.random.default_rng(0).normal(0, 5, (2, X, Z)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 20, (2, X, Z)).astype(np.float32)  # 5 dB
     return stored(np.abs(lines()[:1] + noise))[0]
 
 
