@@ -152,7 +152,7 @@ def wavelets(settings: Settings) -> Iterator[Row]:
 def simulation(settings: Settings) -> Iterator[Row]:
     """A batch of the training, whole images: its stages, all of them, and with windows as the training has them."""
     import torch
-    from deepspio.simulator import HALF_PLANES, PADDING
+    from deepspio.simulator import PADDING
     from deepspio.wavelets import analysis
 
     from physics.noise import add_rician_noise, sigma_from_decibels
@@ -163,14 +163,14 @@ def simulation(settings: Settings) -> Iterator[Row]:
     count = settings.scaled(BATCH, 2)
     whole = simulator(settings, None)
     drawn = whole.draw(torch.Generator().manual_seed(SEED), count)
-    bodies = folded_planes(drawn.particles, (side, side), HALF_PLANES)
+    bodies = folded_planes(drawn.particles, (side, side))
     sample = whole.simulate(drawn)
     image, level = sample["image"], torch.full((count, 1, 1, 1), 20.0)
     noise = torch.Generator().manual_seed(SEED)
     scenes_text = f", {len(drawn.particles)} geometries"
     parts: dict[str, Callable[[], Any]] = {
         "draw": lambda: whole.draw(torch.Generator().manual_seed(SEED), count),
-        f"particles rasterised{scenes_text}": lambda: folded_planes(drawn.particles, (side, side), HALF_PLANES),
+        f"particles rasterised{scenes_text}": lambda: folded_planes(drawn.particles, (side, side)),
         f"field of the plane{scenes_text}": lambda: folded_plane_field(bodies, (pixel,) * 3, padding=PADDING),
         f"anatomy{scenes_text}": lambda: whole.density.images(drawn.density),
         "noise": lambda: add_rician_noise(image, sigma_from_decibels(image, level, axes=(1, 2, 3)), noise),
