@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepspio.resimulation import noise_floor
 from physics.viewline import ViewLineSequence
 
-__all__ = ["FieldSamples", "LineTracks", "field_samples", "line_places", "noise_level", "track_lines"]
+__all__ = ["FieldSamples", "LineTracks", "along_z", "field_samples", "line_places", "track_lines"]
 
 _RAYLEIGH_MEAN = math.sqrt(math.pi / 2.0)  # of a magnitude without signal, in units of sigma
 _LOST = 0.3  # share of its usual signal below which a line counts as lost
@@ -31,12 +32,12 @@ class LineTracks:
     Attributes:
         position: of a line's centre in the image ``[B, L, X]`` [mm]; where it is lost, the place it was expected at.
         weight: confidence ``[B, L, X]`` in [0, 1]; 0 where the line is lost.
-        share: signal of the line over its usual signal ``[B, L, X]``, 0 or more.
+        signal: of the line ``[B, L, X]``, summed over its width [mm x unit of the image], 0 or more.
     """
 
     position: Tensor
     weight: Tensor
-    share: Tensor
+    signal: Tensor
 
 
 @dataclass
@@ -73,20 +74,6 @@ def line_places(sequence: ViewLineSequence, like: Tensor) -> Tensor:
     return (number - (sequence.lines - 1) / 2) * sequence.line_pitch
 
 
-def noise_level(image: Tensor, sequence: ViewLineSequence) -> Tensor:
-    """Standard deviation of the noise in one component ``[B]``, 0 for an image without noise.
-
-    The median of a channel lies in the gaps between its lines, which are without signal; there the magnitude is
-    Rayleigh distributed, and the share of pixels in gaps says which of its quantiles the median is.
-
-    Args:
-        image: magnitude ``[B, 2, X, Z]``.
-        sequence: gives the share of the gaps.
-    """
-    gaps = max(1.0 - sequence.line_width / (2.0 * sequence.line_pitch), 0.55)
-    return image.flatten(1).median(dim=1).values / math.sqrt(-2.0 * math.log(1.0 - 0.5 / gaps))
-
-
 def track_lines(image: Tensor, sequence: ViewLineSequence, pixel_size: Sequence[float]) -> LineTracks:
     """Follow the centres of all lines with sub-pixel precision.
 
@@ -100,17 +87,18 @@ def track_lines(image: Tensor, sequence: ViewLineSequence, pixel_size: Sequence[
         or none were, the line counts as lost.
     """
     batch = image.shape[0]
-    floor = _RAYLEIGH_MEAN * noise_level(image, sequence)
+    floor = _RAYLEIGH_MEAN * torch.stack([noise_floor(one, sequence) for one in image])
     # Not clamped: noise between the lines then has no mean, and does not draw a centre towards the window's middle.
     signal = image - floor[:, None, None, None]
     both = torch.cat([signal, signal.flip(-2)])
     level = _usual_signal(both, sequence, float(pixel_size[1]))
-    position, share, active, broken = _follow(both, level, sequence, float(pixel_size[1]))
+    position, mass, share, active, broken = _follow(both, level, sequence, float(pixel_size[1]))
 
     def directions(values: Tensor) -> tuple[Tensor, Tensor]:
         return values[:batch], values[batch:].flip(-1)
 
     (first, second), (share_1, share_2) = directions(position), directions(share)
+    mass_1, mass_2 = directions(mass)
     (on_1, on_2), (broken_1, broken_2) = directions(active), directions(broken)
     agree = (first - second).abs() < _AGREE * sequence.line_width
     whole_1, whole_2 = on_1 & ~broken_1, on_2 & ~broken_2
@@ -123,7 +111,7 @@ def track_lines(image: Tensor, sequence: ViewLineSequence, pixel_size: Sequence[
     return LineTracks(
         position=torch.where(found, mean, 0.5 * (first + second)),
         weight=found * ((ratio - _LOST) / (0.9 - _LOST)).clamp(0.0, 1.0),
-        share=torch.maximum(share_1, share_2),
+        signal=torch.maximum(mass_1, mass_2),
     )
 
 
@@ -154,7 +142,8 @@ def _window(column: Tensor, low: Tensor, high: Tensor, step: float, pixels: int)
 
     Args:
         column: ``[B, L, Z]``, what each line's channel shows.
-        low, high: ``[B, L]`` [mm].
+        low: lower end ``[B, L]`` [mm].
+        high: upper end ``[B, L]`` [mm].
         step: pixel [mm].
         pixels: most pixels a window may have.
 
@@ -190,7 +179,8 @@ def _follow(signal: Tensor, level: Tensor, sequence: ViewLineSequence, step: flo
         step: pixel along z [mm].
 
     Returns:
-        Position [mm], signal over the usual one, whether a line is held, whether it was ever lost; all ``[B, L, X]``.
+        Position [mm], signal [mm x signal], signal over the usual one, whether a line is held, whether it was ever
+        lost; all ``[B, L, X]``.
     """
     nominal = line_places(sequence, signal).expand(len(signal), -1)
     off = torch.zeros_like(nominal, dtype=torch.bool)
@@ -201,15 +191,15 @@ def _follow(signal: Tensor, level: Tensor, sequence: ViewLineSequence, step: flo
     parity = torch.arange(sequence.lines, device=signal.device) % 2
     steps = []
     for column in signal.unbind(-2):
-        state, share = _next_column(state, column[:, parity], nominal, level, sequence, step)
-        steps.append((state.position, share, state.active, state.broken))
+        state, mass, share = _next_column(state, column[:, parity], nominal, level, sequence, step)
+        steps.append((state.position, mass, share, state.active, state.broken))
     return tuple(torch.stack(values, dim=-1) for values in zip(*steps, strict=True))
 
 
 def _next_column(
     state: _State, column: Tensor, nominal: Tensor, level: Tensor, sequence: ViewLineSequence, step: float
-) -> tuple[_State, Tensor]:
-    """One step of :func:`_follow`: the next state, and the signal of the lines over their usual one ``[B, L]``."""
+) -> tuple[_State, Tensor, Tensor]:
+    """One step of :func:`_follow`: the next state, the signal of the lines, and that over the usual one ``[B, L]``."""
     width = sequence.line_width
     expected = torch.where(state.active, state.position + state.slope, nominal + _borrowed(state, nominal))
     centre, mass, peak = _centroid(column, expected, state.half, sequence, step)
@@ -230,7 +220,7 @@ def _next_column(
         started=state.started | held, broken=state.broken | lost,
     )  # fmt: skip
     next_state.position = torch.where(held, centre, position)
-    return next_state, share.clamp_min(0.0)
+    return next_state, mass.clamp_min(0.0), share.clamp_min(0.0)
 
 
 def _borrowed(state: _State, nominal: Tensor) -> Tensor:
@@ -263,3 +253,13 @@ def _centroid(
         moved = (weighted * (place - expected[..., None])).sum(-1) / total.clamp_min(1e-12)
         centre = expected + torch.where(total > 0, moved, 0.0).clamp(-sequence.line_width, sequence.line_width)
     return centre, mass, peak
+
+
+def along_z(values: Tensor, place: Tensor, step: float) -> Tensor:
+    """Values ``[..., X, Z]`` at places ``[..., X, N]`` [mm], linear between pixels a step [mm] apart, the ends kept."""
+    count = values.shape[-1]
+    position = (place / step + (count - 1) / 2).clamp(0, count - 1)
+    low = position.floor().clamp_max(count - 2)
+    part = position - low
+    index = low.long()
+    return values.gather(-1, index) * (1 - part) + values.gather(-1, index + 1) * part
