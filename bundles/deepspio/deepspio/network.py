@@ -65,7 +65,7 @@ class DeepSPIO(_ScaledNetwork):
     batch normalisation, to half the image's sides, where the coefficients are. There are no skip connections: lines
     are displaced by the field, so features of the image do not lie where the particles are.
 
-    A pixel of the concentration sees 251 to 267 pixels of the image along each axis, at least 115 and at most 143 to
+    A pixel of the concentration sees 251 to 267 pixels of the image along each axis, at least 113 and at most 143 to
     either side (22 to 28 mm of 50 mm in 256 pixels): the field of distant lines counts.
 
     Parameters: 24.2 million at width 64, 6.05 million at 32, 1.52 million at 16, .38 million at 8.
@@ -139,8 +139,9 @@ class ResidualBlock(nn.Module):
 class UNetComparator(_ScaledNetwork):
     """Plain U-Net that gives the concentration itself: max pooling, skip connections, transposed convolutions.
 
-    MONAI's ``BasicUNet`` with batch normalisation and LeakyReLU, four levels down. A pixel sees 188 to 204 pixels along
-    each axis. Parameters: 1.95 million at width 16.
+    MONAI's ``BasicUNet`` with batch normalisation and LeakyReLU, four levels down.
+
+    Parameters: 1.95 million at width 16, .49 million at 8.
 
     Args:
         width: channels of the first level, doubled at each of the next.

@@ -30,7 +30,7 @@ LOW_PASS = (
 )
 
 
-def wavelet_kernels(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+def wavelet_kernels(dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
     """Kernels of the four channels ``[4, 1, 8, 8]``, in the order of :data:`CHANNELS`."""
     low = torch.tensor(LOW_PASS, dtype=torch.float64)
     high = low.flip(0) * torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(4)
