@@ -16,7 +16,7 @@ from shared_transforms.experiments import NetworkBench
 
 from ..simulator import ViewLineSimulator
 from .cache import cached_estimate
-from .methods import NETWORKS, Method, baseline, network_method
+from .methods import NETWORKS, Method, classical, network_method, zero_method
 
 QUICK_SIZE = 64
 
@@ -97,8 +97,11 @@ class Bench(NetworkBench):
         """
         found = []
         for name in names:
-            if name not in NETWORKS:
-                found.append(baseline(name, self.sequence, self.pixel_size, self.options.get(name, {})))
+            if name == "zero":
+                found.append(zero_method())
+            elif name not in NETWORKS:
+                options = {"mass_magnetisation": self.mass_magnetisation, **self.options.get(name, {})}
+                found.append(classical(name, self.sequence, self.pixel_size, options))
             elif (network := self.networks.get(name)) is not None:
                 found.append(network_method(name, network))
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 import physics.viewline as viewline
 from shared_transforms.atomic import atomic_write
 
-from .. import baselines
+from .. import baselines, dipole_fit, line_tracking, particle_support, resimulation
 from .methods import Method
 
 
@@ -35,9 +36,9 @@ def _one(method: Method, image: Tensor, folder: Path) -> Tensor:
 def _key(method: Method, image: Tensor) -> str:
     """Changes with the image, the options, and the sources of the methods."""
     digest = hashlib.sha256(method.recipe.encode())
-    own = Path(str(baselines.__file__))
-    parts = sorted(own.parent.glob("*.py")) if own.name == "__init__.py" else [own]
-    for path in [*sorted(Path(viewline.__path__[0]).glob("*.py")), *parts]:
+    for path in sorted(Path(viewline.__path__[0]).glob("*.py")):
         digest.update(path.read_bytes())
+    for module in (baselines, dipole_fit, line_tracking, particle_support, resimulation):
+        digest.update(inspect.getsource(module).encode())
     digest.update(image.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -21,16 +21,13 @@ from ..network import DeepSPIO, UNetComparator
 LABELS = {
     "zero": "zero map",
     "centre_line": "centre line",
+    "centre_line_known": "centre line, geometry known",
     "synthesis": "analysis by synthesis",
     "unet": "U-Net",
     "deepspio": "DeepSPIO",
 }
-BASELINES: dict[str, Callable[..., nn.Module]] = {
-    "zero": ZeroMap,
-    "centre_line": CentreLine,
-    "synthesis": AnalysisBySynthesis,
-}
-CLASSICAL = ("centre_line", "synthesis")  # take seconds for an image
+BASELINES: dict[str, Callable[..., nn.Module]] = {"centre_line": CentreLine, "synthesis": AnalysisBySynthesis}
+CLASSICAL = tuple(BASELINES)  # take seconds for an image
 NETWORKS = ("deepspio", "unet")
 COMPARED = ("zero", *CLASSICAL, "unet", "deepspio")
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"deepspio": DeepSPIO, "unet": UNetComparator}
@@ -62,8 +59,8 @@ class Method:
         return self.name in CLASSICAL
 
 
-def baseline(name: str, sequence: ViewLineSequence, pixel_size: Sequence[float], options: Mapping[str, Any]) -> Method:
-    """One of :data:`BASELINES`.
+def classical(name: str, sequence: ViewLineSequence, pixel_size: Sequence[float], options: Mapping[str, Any]) -> Method:
+    """One of :data:`CLASSICAL`.
 
     Args:
         name: of the method.
@@ -73,6 +70,11 @@ def baseline(name: str, sequence: ViewLineSequence, pixel_size: Sequence[float],
     """
     module = BASELINES[name](sequence=sequence, pixel_size=tuple(pixel_size), **options)
     return Method(name, in_chunks(module), repr((name, sequence, tuple(pixel_size), sorted(options.items()))))
+
+
+def zero_method() -> Method:
+    """The answer that needs no data."""
+    return Method("zero", in_chunks(ZeroMap()), "zero")
 
 
 def network_method(name: str, network: nn.Module) -> Method:

@@ -176,17 +176,30 @@ def disc(side: int, step: float, centres: Tensor, radius: float) -> Tensor:
     return disc_fractions(places, torch.full_like(places[..., 0], radius / width), (side, side))[:, 0]
 
 
-def _bottle_field(bench: Bench, shape: Tensor, length: float) -> Tensor:
-    """Field [uT] of bottles at 1 ug/mm^3 with the cross-sections ``[n, X, Z]``, planes as far apart as pixels."""
+def bottle_planes(bench: Bench, bottles: Bottles) -> Tensor:
+    """Folded planes ``[n, H + 1, X, Z]`` of phantoms at 1 ug/mm^3, see :func:`physics.viewline.folded_plane_field`."""
+    scale = bench.pick(1.0, QUICK_SCALE)
+    centres = torch.tensor(bottles.centres, dtype=torch.float32, device=bench.device) * scale
+    return _planes(
+        bench, disc(bench.side, bench.pixel_size[0], centres, bottles.radius * scale), bottles.length * scale
+    )
+
+
+def _planes(bench: Bench, shape: Tensor, length: float) -> Tensor:
+    """Bodies with the cross-sections ``[n, X, Z]``, in planes that are as far apart as pixels."""
     step = bench.pixel_size[0]
-    half = length / 2
-    # How much of the planes at the distances 0, 1, ... the bottle fills: those of both sides add up, the last in part.
-    count = max(1, math.ceil(half / step + 0.5))
+    # How much of the planes at the distances 0, 1, ... the body fills: those of both sides add up, the last in part.
+    count = max(1, math.ceil(length / 2 / step + 0.5))
     edges = torch.arange(count, device=shape.device) * step - step / 2
-    filled = ((half - edges) / step).clamp(0.0, 1.0) * 2.0
+    filled = ((length / 2 - edges) / step).clamp(0.0, 1.0) * 2.0
     filled[0] /= 2.0
-    folded = filled[:, None, None] * shape[:, None]
-    return folded_plane_field(folded, (step, step, bench.pixel_size[1]), bench.mass_magnetisation)
+    return filled[:, None, None] * shape[:, None]
+
+
+def _bottle_field(bench: Bench, shape: Tensor, length: float) -> Tensor:
+    """Field [uT] of bottles at 1 ug/mm^3 with the cross-sections ``[n, X, Z]``."""
+    dx, dz = bench.pixel_size
+    return folded_plane_field(_planes(bench, shape, length), (dx, dx, dz), bench.mass_magnetisation)
 
 
 def _sphere_field(bench: Bench, sphere: AirSphere, scale: float) -> Tensor:
