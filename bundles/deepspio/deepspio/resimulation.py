@@ -30,6 +30,7 @@ _DARK = 0.15  # of the bright signal, below which there is none
 _LIT = 0.3  # of the signal around, above which a pixel belongs to a line
 _BESIDE = 0.05  # of the amplitude of a line, below which a pixel lies beside it
 _MOVED = 0.05  # share of the energy beside the lines that tells that they have moved
+_FAINT = 0.2  # of the energy the lines would have, below which they are those of a void
 _SEEN = 0.01  # of the energy of a line, above which its amplitude is read from it
 _NOISY = 2.6  # times the noise below which there is no signal: the high quantile of two channels of noise is 2.1
 
@@ -191,9 +192,12 @@ def _with_lines(envelope: Tensor, image: Tensor, bare: Tensor, noise: Tensor, pi
     half = max(1, math.ceil(0.5 * pitch))
     energy = image.square() - noise
     beside, total = (_smoothed(part.sum(0), 1, half) for part in (energy * (bare < _BESIDE), energy))
-    share = (1.0 - beside.clamp_min(0.0) / (_MOVED * total).clamp_min(1e-30)).clamp(0.0, 1.0) * (total > noise)
+    # In a void there is no energy beside the lines either, and their amplitude says nothing.
+    lines = bare.square().sum(0)
+    lit = total > torch.maximum(noise, _FAINT * _smoothed(lines * envelope.square(), 1, half))
+    share = (1.0 - beside.clamp_min(0.0) / (_MOVED * total).clamp_min(1e-30)).clamp(0.0, 1.0) * lit
     # Least squares over three pixels: at the edge of a line a ratio of single pixels would be noise.
-    weight = _smoothed(bare.square().sum(0), 0, 1)
+    weight = _smoothed(lines, 0, 1)
     amplitude = _smoothed((image * bare).sum(0), 0, 1) / weight.clamp_min(1e-6)
     return torch.lerp(envelope, amplitude, share * (weight > _SEEN))
 
