@@ -9,10 +9,11 @@ import benchmark
 import numpy as np
 import pytest
 import torch
-from benchmarks import Row, Settings, qsmgan, rate, row, stnet_perfusion, timed
+from benchmarks import Row, Settings, deepspio, qsmgan, rate, row, stnet_perfusion, timed
 from benchmarks import rim_relaxometry as rim
 
 from physics.perfusion import deconvolve
+from physics.viewline import ViewLineSequence, central_plane_field, view_line_image
 
 
 def test_times_of_every_repeat_without_the_first_run() -> None:
@@ -165,3 +166,38 @@ def test_the_rivals_deconvolve() -> None:
     np.testing.assert_allclose(found, ours["csvd"], atol=1e-10 * np.abs(ours["csvd"]).max())
     flow = stnet_perfusion.loop_osvd(rows.numpy(), curve.numpy(), 1.5).max(1)
     assert np.median(np.abs(flow / ours["osvd"].max(1) - 1)) < 0.03
+
+
+VIEW_LINE_STAGES = {
+    "simulation": ["draw", "rasterised", "field of the plane", "anatomy", "noise", "wavelet", "all stages, windows"],
+    "fields": ["field of the plane", "3-D transforms", "field of the volume: its time"],
+    "images": ["25 lines at once", "loop over the lines in numpy", "loop over the lines: its time"],
+    "wavelets": ["PyWavelets: its time"],
+    "networks": ["DeepSPIO, width", "U-Net, width"],
+    "training": ["training step"],
+}
+
+
+@pytest.mark.parametrize("group", VIEW_LINE_STAGES)
+def test_all_stages_of_deepspio(group: str) -> None:
+    assert VIEW_LINE_STAGES.keys() == deepspio.groups(SMALL).keys()
+    found = list(benchmark.measure(deepspio, SMALL, group))
+    stages = [item.stage for item in found]
+    for part in VIEW_LINE_STAGES[group]:
+        assert sum(part in stage for stage in stages) >= 1, part
+    assert len(set(stages)) == len(stages)
+    assert all(item.value > 0 for item in found)
+    targets = {"simulation": [">= 100 samples/s"], "networks": ["<= 0.5 s"]}
+    assert [item.target for item in found if item.target] == targets.get(group, [])
+
+
+def test_the_loop_over_the_lines_makes_the_same_image() -> None:
+    """But for the soft edges of a line beyond the middle to its neighbour, which are below 1e-6."""
+    side, planes, pixel = deepspio.geometry(Settings(scale=0.3))
+    density, concentration, volume = (values.double() for values in deepspio.scenes(1, side, planes))
+    field = central_plane_field(volume, (pixel,) * 3)
+    sequence = ViewLineSequence()
+    ours = view_line_image(density, concentration, field, (pixel, pixel), sequence)[0].numpy()
+    m, c, b = (values[0].numpy() for values in (density, concentration, field))
+    assert ours.max() > 0.5
+    np.testing.assert_allclose(deepspio.loop_image(m, c, b, pixel, sequence), ours, atol=1e-6)
