@@ -145,7 +145,7 @@ def block_figure(network: DeepSPIO, scenes: Scenes, count: int) -> Figure:
         axes[0, k].set_title(f"{float(scenes.concentration[k]):.4g} ug/mm$^3$", fontsize=charts.FONT)
         axes[0, k].imshow(two_channels(image[k]), origin="lower")
         for line, shown in ((1, maps), (2, on_image(maps, image))):
-            axes[line, k].imshow(shown[k, 0].T.cpu(), origin="lower", cmap="inferno", vmin=0)
+            axes[line, k].imshow(shown[k, 0].T.cpu().numpy(), origin="lower", cmap="inferno", vmin=0)
     bare(axes.flat, list(axes[:, 0]), ("even, odd lines", "attention", "attention x image"))
     return figure
 
@@ -162,7 +162,7 @@ def features_figure(network: DeepSPIO, scenes: Scenes) -> Figure:
     axes[0, 0].imshow(two_channels(image[0]), origin="lower")
     top = float(maps.amax())
     for axis, one in zip(list(axes.flat)[1:], maps, strict=False):
-        axis.imshow(one.T, origin="lower", cmap="inferno", vmin=0, vmax=top or 1.0)
+        axis.imshow(one.T.numpy(), origin="lower", cmap="inferno", vmin=0, vmax=top or 1.0)
     bare(axes.flat)
     return figure
 

@@ -1,4 +1,4 @@
-"""Does a U-Net learn the task? Two networks and two losses, trained briefly on the same batches."""
+"""Does a U-Net learn the task? Two networks, each by two recipes, trained briefly on the same batches."""
 
 from __future__ import annotations
 
@@ -21,23 +21,21 @@ from shared_transforms.metrics import normalised_mae
 from .bench import Bench
 from .scores import mean_row
 
-# Network and loss of each variant; the first is train.json's, the second the paper's comparator.
-VARIANTS: dict[str, tuple[str, str]] = {
-    "DeepSPIO": ("DeepSPIO", "wavelet"),
-    "U-Net": ("UNetComparator", "image"),
-    "DeepSPIO, loss of the image": ("DeepSPIO", "image"),
-    "U-Net, loss of the wavelets": ("UNetComparator", "wavelet"),
-}
-COLOURS = ("#D55E00", "#009E73", "#E69F00", "#0072B2")
+# What each variant changes of train.json. The recipe of the paper: a linear output, and absolute relative deviations
+# of the wavelet coefficients or, for a network that knows none, of the image.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "DeepSPIO": {},
+    "U-Net": {"network": "UNetComparator"},
+    "DeepSPIO, paper's recipe": {"compress": False, "loss_compressed": 0.0, "loss_absolute": 1.0},
+    "U-Net, paper's recipe": {
+        "network": "UNetComparator", "compress": False, "loss_compressed": 0.0, "loss_image": 1.0,
+    },
+}  # fmt: skip
+STYLES = {
+    "DeepSPIO": ("#D55E00", "o-"), "U-Net": ("#009E73", "o-"), "DeepSPIO, paper's recipe": ("#E69F00", "s--"),
+    "U-Net, paper's recipe": ("#56B4E9", "s--"),
+}  # fmt: skip
 LEARNT = 0.95  # NMAE of a network that has learnt something: the zero map has 1
-
-
-class ImageLoss(nn.Module):
-    """Mean over the images of ``|a - b|_1 / |a|_1`` in the image: the NMAE as a loss."""
-
-    def forward(self, prediction: Tensor, label: Mapping[str, Tensor]) -> Tensor:
-        """Loss of concentrations ``[n, 1, X, Z]`` against ``label["parameters"]``."""
-        return normalised_mae(prediction, label["parameters"]).mean().float()
 
 
 @dataclass
@@ -91,10 +89,11 @@ def convergence(
     settings = {
         "device": bench.device, "seed": bench.seed, "epochs": 1, "batches_per_epoch": steps, "crop": crop,
         "batch_size": batch_size, "validation_batches": validation_batches, "warmup_steps": max(1, steps // 10),
-        "width": width, **bench.pick({}, {"size": 64, "crop": 32, "batch_size": 2, "width": 2}),
+        "width": width, **({"anatomy": bench.anatomy} if bench.anatomy else {}),
+        **bench.pick({}, {"size": 64, "crop": 32, "batch_size": 2, "width": 2}),
     }  # fmt: skip
-    runs = {name: _start(train_config, settings, *VARIANTS[name]) for name in variants}
-    parts = _parser(train_config, settings)
+    runs = {name: start(train_config, settings, VARIANTS[name]) for name in variants}
+    parts = parser_of(train_config, settings)
     train, validation, inferer, clip = (
         parts.get_parsed_content(name)
         for name in ("train#dataset", "validate#dataset", "train#inferer", "gradient_clip")
@@ -110,12 +109,14 @@ def convergence(
     _say(rows)
     notes = [
         f"SHORT trainings of {steps} steps of {batch_size} windows of {crop} pixels, width {width}, one seed, equal "
-        "batches and learning rates for all; everything but network and loss is that of train.json, but the warm-up "
-        f"(a tenth of the steps). nmae: of {len(held_out) * batch_size} validation windows without noise after the "
-        "last step, with its 95 % interval over the windows; nmae_best: the least of all validations, nmae_half: after "
-        f"half of the steps. The zero map has 1. first_below: first validated step with a mean below {LEARNT:g}. loss: "
-        "wavelet: that of train.json, image: the NMAE itself. A U-Net that learns here is no proof that the authors' "
-        "did: their data, learning rate and U-Net are not public.",
+        "batches and learning rates for all; everything but network, output and loss is that of train.json, but the "
+        "warm-up (a tenth of the steps). DeepSPIO, U-Net: output and loss of this bundle. Paper's recipe: linear "
+        "output and absolute relative deviations, for DeepSPIO of the wavelet coefficients, for the U-Net of the image "
+        "(NMAE).",
+        f"nmae: of {len(held_out) * batch_size} validation windows without noise after the last step, with its 95 % "
+        "interval over the windows; nmae_best: the least of all validations; nmae_half: after half of the steps. The "
+        f"zero map has 1. first_below: first validated step with a mean below {LEARNT:g}. A U-Net that learns here is "
+        "no proof that the authors' did, nor one that does not that it cannot: theirs is not public.",
     ]
     files = bench.write("convergence", rows, notes)
     curves = [
@@ -149,7 +150,12 @@ def errors_of(network: nn.Module, inferer: Any, batches: Sequence[Mapping[str, A
     return torch.cat([normalised_mae(inferer(b["image"], network), b["label"]["parameters"]).cpu() for b in batches])
 
 
-def _parser(train_config: str | Path, settings: Mapping[str, Any]) -> ConfigParser:
+def parser_of(train_config: str | Path, settings: Mapping[str, Any]) -> ConfigParser:
+    """The training's config with other values.
+
+    Raises:
+        ValueError: for a value that it does not have.
+    """
     parser = ConfigParser()
     parser.read_config(str(train_config))
     for name, value in settings.items():
@@ -159,23 +165,24 @@ def _parser(train_config: str | Path, settings: Mapping[str, Any]) -> ConfigPars
     return parser
 
 
-def _start(train_config: str | Path, settings: Mapping[str, Any], network: str, loss: str) -> Run:
+def start(train_config: str | Path, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Run:
     """Network, optimiser, schedule and loss of a variant, from equal seeds."""
-    parser = _parser(train_config, settings)
-    parser["network_def"] = {"_target_": f"deepspio.network.{network}", "width": "@width"}
+    values = dict(changes)
+    network, compress = values.pop("network", "DeepSPIO"), values.pop("compress", True)
+    parser = parser_of(train_config, {**settings, **values})
+    definition = {"_target_": f"deepspio.network.{network}", "width": "@width", "compress": compress}
+    parser["network_def"] = definition
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
         found = parser.get_parsed_content("network")
-    optimizer, scheduler = (parser.get_parsed_content(name) for name in ("optimizer", "lr_scheduler"))
-    return Run(found, optimizer, scheduler, ImageLoss() if loss == "image" else parser.get_parsed_content("loss"))
+    return Run(found, *(parser.get_parsed_content(name) for name in ("optimizer", "lr_scheduler", "loss")))
 
 
 def _row(name: str, run: Run, seed: int) -> Row:
     means = {step: float(errors.mean()) for step, errors in run.curve.items()}
     last = max(means)
-    network, loss = VARIANTS[name]
     return {
-        "variant": name, "network": network, "loss": loss, "weights": sum(p.numel() for p in run.network.parameters()),
+        "variant": name, "weights": sum(p.numel() for p in run.network.parameters()),
         "steps": last, **mean_row(run.curve[last], seed), "nmae_best": min(means.values()),
         "nmae_half": means[min(means, key=lambda step: abs(step - last / 2))],
         "first_below": next((step for step, value in means.items() if value < LEARNT), None),
@@ -195,8 +202,9 @@ def curves_figure(runs: Mapping[str, Run]) -> Figure:
     figure = charts.new_figure(6.0, 3.6)
     axis = figure.subplots()
     axis.axhline(1.0, color="#999999", lw=0.8, ls="--")
-    for (name, run), colour in zip(runs.items(), COLOURS, strict=False):
-        charts.line(axis, list(run.curve), [float(e.mean()) for e in run.curve.values()], colour, name)
+    for name, run in runs.items():
+        colour, style = STYLES[name]
+        charts.line(axis, list(run.curve), [float(e.mean()) for e in run.curve.values()], colour, name, style)
     charts.tidy(axis)
     axis.set_ylim(bottom=0.0, top=2.0)
     axis.set_xlabel("step", fontsize=charts.FONT)

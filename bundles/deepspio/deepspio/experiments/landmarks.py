@@ -15,6 +15,7 @@ from .scenes import QUICK_SCALE, AirSphere, Bottles, disc, phantoms
 # A comb of lines so narrow that only their centres are left [mm]; the gradients stay those of the sequence.
 NARROW_MM, NARROW_EDGE_MM = 0.2, 0.05
 SEEN = 0.1  # of the agar's signal: less is nothing, and a change by less is none
+NEAR_CHANGE_MM = 0.5  # a moved line changes at its edges alone, its middle is as bright as before
 HALF_VOID = 0.5  # of the signal without particles, over a line pitch
 
 
@@ -26,7 +27,7 @@ class Landmarks:
         inside: boolean: the agar's disc, the bottle and the sphere included.
         to_centre: distance to the nearest centre of a line, as it is bent [mm].
         to_rim: distance to the edge of the void, where the particles take the signal or move it away [mm].
-        bent: boolean: where particles (or the sphere) change the image.
+        bent: boolean: at most 0.5 mm from where particles (or the sphere) change the image.
         sphere: boolean: at most 1 mm from the sphere; False without one.
     """
 
@@ -50,7 +51,8 @@ def landmarks(bench: Bench, bottles: Bottles, sphere: AirSphere | None = None) -
         sequence, line_width=NARROW_MM, edge=NARROW_EDGE_MM, relaxivity=0.0, diffusivity=0.0,
         rf_bandwidth=sequence.rf_bandwidth * NARROW_MM / sequence.line_width,
     )  # fmt: skip
-    centres = phantoms(replace(bench, sequence=narrow), bottles, sphere=sphere).image.sum(1) > SEEN
+    comb = phantoms(replace(bench, sequence=narrow), bottles, sphere=sphere).image.sum(1)
+    ridge = torch.nn.functional.max_pool2d(comb[:, None], (1, 3), 1, (0, 1))[:, 0]
     image = phantoms(bench, bottles, sphere=sphere).image
     straight = phantoms(bench, replace(bottles, concentrations=[0.0] * len(image))).image
     scale = bench.pick(1.0, QUICK_SCALE)
@@ -64,9 +66,9 @@ def landmarks(bench: Bench, bottles: Bottles, sphere: AirSphere | None = None) -
         near |= disc(*shape, place, sphere.radius * scale + 1.0) > 0.5
     return Landmarks(
         inside=inside,
-        to_centre=distance(centres, step),
+        to_centre=distance((comb > SEEN) & (comb == ridge), step),
         to_rim=distance(edge((signal < HALF_VOID * empty) & inside & ~near), step),
-        bent=((image - straight).abs().amax(1) > SEEN) & inside,
+        bent=(distance((image - straight).abs().amax(1) > SEEN, step) <= NEAR_CHANGE_MM) & inside,
         sphere=near & inside,
     )
 

@@ -86,10 +86,10 @@ def saliency(
             rows += [{"method": method, "data": name, **row} for row in _rows(case)]
             cases |= {name: case} if method == "deepspio" else {}
     notes = [
-        "Simulated agar phantoms with one bottle in the middle. Saliency: magnitude of the gradient of the training's "
-        "loss (relative, of the wavelet coefficients) at the image, guided (negative gradients cut off behind every "
-        "rectifier), larger of the two channels; scaled to the brightness of the agar. magnitude: its mean inside the "
-        "agar. Shares of the sum over the whole image: "
+        "Simulated agar phantoms with one bottle in the middle. Saliency: magnitude of the gradient of the paper's "
+        "loss (absolute relative deviation of the wavelet coefficients) at the image, guided (negative gradients cut "
+        "off behind every rectifier), larger of the two channels; scaled to the brightness of the agar. magnitude: its "
+        "mean inside the agar. Shares of the sum over the whole image: "
         f"rim: at most {NEAR_RIM_MM:g} mm from the edge of the void, where half of the signal is lost; bent: lines "
         "beyond, where particles or sphere change the image; straight: the rest of the agar; sphere: at most 1 mm "
         "from the sphere, and counted in none of the others; outside: of the agar. *_density: share over share of the "
@@ -103,7 +103,7 @@ def saliency(
 
 
 def saliency_of(network: torch.nn.Module, scenes: Scenes) -> Tensor:
-    """Guided saliency ``[n, X, Z]`` of the training's loss, one image at a time.
+    """Guided saliency ``[n, X, Z]`` of the paper's loss, one image at a time.
 
     Times the image's largest value: images of the same agar in another unit have the same.
     """
@@ -154,7 +154,7 @@ def saliency_figure(cases: Sequence[Case]) -> Figure:
         for k in range(count):
             axes[2 * first, k].imshow(two_channels(case.scenes.image[k]), origin="lower")
             shown = axes[2 * first + 1, k].imshow(
-                case.saliency[k].T.cpu(), origin="lower", cmap="inferno", vmin=0, vmax=top
+                case.saliency[k].T.cpu().numpy(), origin="lower", cmap="inferno", vmin=0, vmax=top
             )
             if first == 0:
                 axes[0, k].set_title(f"{float(case.scenes.concentration[k]):.4g} ug/mm$^3$", fontsize=charts.FONT)
