@@ -192,6 +192,21 @@ def test_network_is_left_as_it_was(
     assert not any(m._forward_hooks or m._backward_hooks for m in network.modules())
 
 
+class Loudest(nn.Module):
+    """Divides by the largest pixel, then adds the channels."""
+
+    def scaled(self, image: Tensor) -> Tensor:
+        return image / image.amax((1, 2, 3), keepdim=True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.scaled(image).sum(1, keepdim=True)
+
+
+def test_gradient_of_the_scale_is_left_out(image: Tensor) -> None:
+    found = guided_saliency(Loudest(), image, 0.0, lambda output, _: output.sum((1, 2, 3)).mean(), guided=False)
+    assert torch.equal(found, torch.ones_like(found))
+
+
 def test_what_cannot_be_explained_is_said(network: Tiny, image: Tensor) -> None:
     with pytest.raises(ValueError, match=r"score must be one of .*got 'iron'"):
         grad_cam(network, image, "early.1", "iron")
@@ -219,4 +234,6 @@ def test_layers_of_the_network_and_its_loss() -> None:
     assert sides == [2, 2, 2, 4, 4, 4, 8, 8, 8, 16, 16, 16, 16, 16, 16, 16, 2, 2, 2, 2]
     assert isinstance(network.get_submodule(layers[4]), nn.ReLU) and layers[4] == "encoder.1.5"  # the fifth
     saliency = guided_saliency(network, image, {"parameters": truth}, WaveletLoss())
+    # The scale of the image is held: neither the unit nor the place of the brightest pixels matters.
+    assert torch.allclose(saliency, guided_saliency(network, 8 * image, {"parameters": truth}, WaveletLoss()))
     assert saliency.shape == (2, 1, 48, 32) and bool((saliency >= 0).all()) and saliency.amax() > 0

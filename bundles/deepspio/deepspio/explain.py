@@ -93,6 +93,9 @@ def guided_saliency(
     ``GuidedBackpropGrad`` finds modules by their NAME and gives plain gradients where none contains "relu", puts a ReLU
     in the place of a LeakyReLU, which changes the output, takes one image at a time and knows class scores, no loss.
 
+    The scale that a network takes out of the image by ``scaled`` is held: the gradient of a largest value lies on its
+    place alone, whatever is there.
+
     Args:
         network: ``[B, 2, X, Z] -> [B, 1, X, Z]``.
         image: View Line image ``[B, 2, X, Z]``.
@@ -101,8 +104,8 @@ def guided_saliency(
         guided: False gives the plain gradient.
 
     Returns:
-        ``[B, 1, X, Z]``, the largest magnitude over the two channels, per unit of the image; of each image's own loss,
-        whatever the others in the batch.
+        ``[B, 1, X, Z]``, the largest magnitude over the two channels, per unit of the image as the network scales it;
+        of each image's own loss, whatever the others in the batch.
 
     Raises:
         ValueError: if no module is a rectifier: there would be nothing to guide.
@@ -115,6 +118,10 @@ def guided_saliency(
         raise ValueError("network must have modules nn.ReLU or nn.LeakyReLU for guided=True, got none")
     for module in rectifiers if guided else []:
         module.register_forward_hook(_cut_negative_gradients)
+    if hasattr(network, "scaled"):
+        with torch.no_grad():
+            image = network.scaled(image)  # type: ignore[operator]
+        copy.scaled = _as_it_is  # type: ignore[assignment]
     with torch.enable_grad():
         leaf = image.detach().clone().requires_grad_()
         value = loss(copy(leaf), target) * len(image)  # undoes the mean over the images
@@ -172,6 +179,10 @@ def _copy(network: nn.Module) -> nn.Module:
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
     return copy
+
+
+def _as_it_is(image: Tensor) -> Tensor:
+    return image
 
 
 def _cut_negative_gradients(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -26,7 +26,7 @@ CENTRES = ((0.0, 0.0), (-6.0, 4.3), (7.0, -3.1))  # of the bottles [mm]: lines a
 FIFTH, LAST_BLOCK = 4, 15  # of the layers: the convolution of figure 12, the end of the bottleneck of figure 11
 WITHIN_MM = 0.25  # of a line's centre: half of the line's width of 1 mm is nearer than that
 PARTS = {"centres": "line centres", "bent": "bent lines"}
-COLOURS = {"deepspio": "#D55E00", "untrained": "#999999"}
+STYLES = {"deepspio": ("#D55E00", "o-"), "untrained": ("#777777", "x")}
 
 
 def attention(
@@ -67,7 +67,8 @@ def attention(
         f"own), inside the agar. centres: share of the attention at most {within_mm:g} mm from the true centre "
         "of a line, bent as the field bends it; bent: where the particles change the image by more than a tenth of the "
         "agar's signal. *_chance: share of the area; *_ratio: share over chance, 1 for attention spread evenly. "
-        "empty: images in which the map is 0 everywhere. untrained: random weights. From layer 6 on a feature's pixel "
+        "image: the same shares of the signal: attention that follows the signal alone has these. empty: images in "
+        "which the map is 0 everywhere. untrained: random weights. From layer 6 on a feature's pixel "
         "is 4 pixels of the image and more, from layer 9 on wider than a line.",
     ]
     files = bench.write("attention", rows, notes)
@@ -118,12 +119,13 @@ def layers_figure(rows: Sequence[Row]) -> Figure:
     axes = figure.subplots(1, len(PARTS), squeeze=False)[0]
     for axis, (part, title) in zip(axes, PARTS.items(), strict=True):
         axis.axhline(1.0, color="#666666", lw=0.8, ls="--")
-        for name, colour in COLOURS.items():
+        axis.axhline(rows[-1][f"{part}_ratio"], color="#0072B2", lw=0.9, ls=":", label="the image itself")
+        for name, (colour, style) in STYLES.items():
             own = [row for row in rows if row["method"] == name]
-            charts.line(axis, [r["number"] for r in own], [r.get(f"{part}_ratio") for r in own], colour, name)
+            charts.line(axis, [r["number"] for r in own], [r.get(f"{part}_ratio") for r in own], colour, name, style)
         for end, label in ((12.5, "bottleneck"), (16.5, "decoders")):
             axis.axvline(end, color="#cccccc", lw=0.8)
-            axis.annotate(label, (end + 0.1, 0.99), xycoords=("data", "axes fraction"), rotation=90, va="top",
+            axis.annotate(label, (end + 0.1, 0.02), xycoords=("data", "axes fraction"), rotation=90, va="bottom",
                           fontsize=charts.FONT - 2, color="#777777")  # fmt: skip
         charts.tidy(axis)
         axis.set_ylim(bottom=0)
@@ -142,7 +144,7 @@ def block_figure(network: DeepSPIO, scenes: Scenes, count: int) -> Figure:
     figure = charts.new_figure(2.1 * count, 6.2)
     axes = figure.subplots(3, count, squeeze=False)
     for k in range(count):
-        axes[0, k].set_title(f"{float(scenes.concentration[k]):.4g} ug/mm$^3$", fontsize=charts.FONT)
+        axes[0, k].set_title(f"{float(scenes.concentration[k]):.4g} ug/mm³", fontsize=charts.FONT)
         axes[0, k].imshow(two_channels(image[k]), origin="lower")
         for line, shown in ((1, maps), (2, on_image(maps, image))):
             axes[line, k].imshow(shown[k, 0].T.cpu().numpy(), origin="lower", cmap="inferno", vmin=0)
@@ -151,18 +153,23 @@ def block_figure(network: DeepSPIO, scenes: Scenes, count: int) -> Figure:
 
 
 def features_figure(network: DeepSPIO, scenes: Scenes) -> Figure:
-    """The first phantom and the attention maps of all features of the fifth convolution (figure 12)."""
+    """The first phantom and the attention maps of all features of the fifth convolution (figure 12).
+
+    Each on a scale of its own, with its share of the sum of all.
+    """
     image = scenes.image[:1]
     layer = attention_layers(network)[FIFTH]
     maps = feature_attention(network, image, layer, score_of(layer))[0].cpu()
     columns = 8
     lines = -(-(len(maps) + 1) // columns)
-    figure = charts.new_figure(1.25 * columns, 1.25 * lines)
+    figure = charts.new_figure(1.25 * columns, 1.45 * lines)
     axes = figure.subplots(lines, columns, squeeze=False)
     axes[0, 0].imshow(two_channels(image[0]), origin="lower")
-    top = float(maps.amax())
-    for axis, one in zip(list(axes.flat)[1:], maps, strict=False):
-        axis.imshow(one.T.numpy(), origin="lower", cmap="inferno", vmin=0, vmax=top or 1.0)
+    axes[0, 0].set_title("image", fontsize=charts.FONT - 1)
+    shares = maps.sum((1, 2)) / maps.sum().clamp_min(torch.finfo(maps.dtype).tiny)
+    for number, (axis, one) in enumerate(zip(list(axes.flat)[1:], maps, strict=False), 1):
+        axis.imshow(one.T.numpy(), origin="lower", cmap="inferno", vmin=0, vmax=float(one.amax()) or 1.0)
+        axis.set_title(f"{number}: {100 * float(shares[number - 1]):.0f} %", fontsize=charts.FONT - 1)
     bare(axes.flat)
     return figure
 

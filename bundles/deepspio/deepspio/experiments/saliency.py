@@ -88,8 +88,8 @@ def saliency(
     notes = [
         "Simulated agar phantoms with one bottle in the middle. Saliency: magnitude of the gradient of the paper's "
         "loss (absolute relative deviation of the wavelet coefficients) at the image, guided (negative gradients cut "
-        "off behind every rectifier), larger of the two channels; scaled to the brightness of the agar. magnitude: its "
-        "mean inside the agar. Shares of the sum over the whole image: "
+        "off behind every rectifier), larger of the two channels; the image's scale held. magnitude: its mean inside "
+        "the agar. Shares of the sum over the whole image: "
         f"rim: at most {NEAR_RIM_MM:g} mm from the edge of the void, where half of the signal is lost; bent: lines "
         "beyond, where particles or sphere change the image; straight: the rest of the agar; sphere: at most 1 mm "
         "from the sphere, and counted in none of the others; outside: of the agar. *_density: share over share of the "
@@ -103,13 +103,10 @@ def saliency(
 
 
 def saliency_of(network: torch.nn.Module, scenes: Scenes) -> Tensor:
-    """Guided saliency ``[n, X, Z]`` of the paper's loss, one image at a time.
-
-    Times the image's largest value: images of the same agar in another unit have the same.
-    """
+    """Guided saliency ``[n, X, Z]`` of the paper's loss, one image at a time; the image's unit does not matter."""
     loss = WaveletLoss().to(scenes.image.device)
     found = [
-        guided_saliency(network, image, {"parameters": truth}, loss)[:, 0] * image.amax()
+        guided_saliency(network, image, {"parameters": truth}, loss)[:, 0]
         for image, truth in zip(scenes.image.split(1), scenes.truth.split(1), strict=True)
     ]
     return torch.cat(found)
@@ -157,7 +154,7 @@ def saliency_figure(cases: Sequence[Case]) -> Figure:
                 case.saliency[k].T.cpu().numpy(), origin="lower", cmap="inferno", vmin=0, vmax=top
             )
             if first == 0:
-                axes[0, k].set_title(f"{float(case.scenes.concentration[k]):.4g} ug/mm$^3$", fontsize=charts.FONT)
+                axes[0, k].set_title(f"{float(case.scenes.concentration[k]):.4g} ug/mm³", fontsize=charts.FONT)
     bar = figure.colorbar(shown, ax=axes[:, -1].tolist(), shrink=0.6, pad=0.02)
     bar.set_label("guided saliency of the loss", fontsize=charts.FONT)
     bar.ax.tick_params(labelsize=charts.FONT - 1)
@@ -185,7 +182,7 @@ def shares_figure(rows: Sequence[Row]) -> Figure:
                 charts.line(axis, [r["true"] for r in points], [r[part] for r in points], COLOURS[part], label, style)
         charts.tidy(axis)
         axis.set_title(kind, fontsize=charts.FONT)
-        axis.set_xlabel("concentration [ug/mm$^3$]", fontsize=charts.FONT)
+        axis.set_xlabel("concentration [ug/mm³]", fontsize=charts.FONT)
     axes[0].set_ylabel("share of the saliency", fontsize=charts.FONT)
     charts.legend_below(figure, axes[-1])
     return figure
