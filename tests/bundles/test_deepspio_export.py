@@ -30,6 +30,9 @@ def _network(kind: Callable[..., nn.Module]) -> nn.Module:
     with torch.no_grad():  # answers of the size of concentrations
         for layer in last:
             layer.weight.mul_(100.0)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None  # the first images' statistics in full
         network(_image((64, 64)))
     return network.eval()
 

@@ -25,6 +25,9 @@ def _network(kind: Callable[..., nn.Module] = DeepSPIO, width: int = 4) -> nn.Mo
     with torch.no_grad():
         for layer in last:
             layer.weight.mul_(100.0)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None  # the first images' statistics in full
         network(_image(2, 2, 64, 64))
     return network.eval()
 
