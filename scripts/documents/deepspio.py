@@ -7,7 +7,7 @@ from typing import Any
 
 from bundle_files import REPOSITORY
 from bundle_metadata import Metric, metric_entry
-from docs_results import Results, Row, number
+from docs_results import Results, Row
 
 from documents import Documents, constant
 
@@ -89,7 +89,7 @@ def _losses_of(results: Results, name: str, keys: tuple[str, ...]) -> Iterator[R
             best = min(measured, key=lambda row: row[used])
             if best[used] <= own[used]:
                 said = {HEADINGS.get(key, key): value for key, value in place.items() if value is not None}
-                where = ", ".join(f"{key}: {number(value)}" for key, value in said.items())
+                where = ", ".join(f"{k}: {v:g}" if isinstance(v, float) else f"{k}: {v}" for k, v in said.items())
                 yield {"table": name, "where": where, "metric": HEADINGS[column], "DeepSPIO": own[used]} | {
                     "best of the others": best[used],
                     "method": best["method"],
