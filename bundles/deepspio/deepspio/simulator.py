@@ -169,21 +169,16 @@ class ViewLineSimulator:
         fields = _mirrored(unit, drawn.scene, drawn.flip)
         density = _mirrored(self.density.images(drawn.density), drawn.scene, drawn.density_flip)
         if self.crop is not None:
-            first = _windows(bodies, drawn.place, self.crop)
-            # Columns do not mix: those outside of the window need not be imaged.
-            bodies, fields, density = (
-                torch.stack([image[x : x + self.crop] for image, (x, _) in zip(part, first, strict=True)])
-                for part in (bodies, fields, density)
-            )
+            rows, columns = _windows(bodies, drawn.place.to(bodies), self.crop)
+            # What lies along z is imaged by itself: places x outside of the window need not be.
+            bodies, fields, density = (part.take_along_dim(rows[:, :, None], 1) for part in (bodies, fields, density))
         scale = drawn.concentration.to(bodies)[:, None, None]
         concentration = scale * bodies
         step = (self.pixel_size, self.pixel_size)
         image = view_line_image(density, concentration, scale * fields, step, self.sequence)
         if self.crop is not None:
-            image, concentration = (
-                torch.stack([part[..., z : z + self.crop] for part, (_, z) in zip(whole, first, strict=True)])
-                for whole in (image, concentration)
-            )
+            image = image.take_along_dim(columns[:, None, None], 3)
+            concentration = concentration.take_along_dim(columns[:, None], 2)
         image = self._noisy(image, drawn)
         label = {"parameters": concentration[:, None], "mask": concentration[:, None] > 0}
         return {"image": image, "label": label, "acquisition": {}}
@@ -202,24 +197,22 @@ class ViewLineSimulator:
 
 def _mirrored(maps: Tensor, scene: Tensor, flip: Tensor) -> Tensor:
     """Maps ``[n, X, Z]`` of the scenes ``[G, X, Z]``, mirrored along x and z where ``flip`` says so."""
-    return torch.stack(
-        [
-            maps[s].flip([axis for axis in (0, 1) if f[axis]]) if any(f) else maps[s]
-            for s, f in zip(scene.tolist(), flip.tolist(), strict=True)
-        ]
-    )
+    chosen = maps[scene.to(maps.device)]
+    for axis, turned in enumerate(flip.to(maps.device).unbind(1), start=1):
+        chosen = torch.where(turned[:, None, None], chosen.flip(axis), chosen)
+    return chosen
 
 
-def _windows(bodies: Tensor, place: Tensor, side: int) -> list[tuple[int, int]]:
-    """First pixel (x, z) of a window that holds particles of each image.
+def _windows(bodies: Tensor, place: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Pixels along x and z ``[n, side]`` of a window of each image that holds particles.
 
     An occupied pixel is chosen, and the window lies around it so that the pixel is in its inner half.
     """
-    windows = []
     size = bodies.shape[-1]
-    for body, (which, *jitter) in zip(bodies, place.tolist(), strict=True):
-        occupied = body.flatten().nonzero()[:, 0]
-        pixel = int(occupied[min(int(which * len(occupied)), len(occupied) - 1)])
-        corner = [p - side // 4 - int(j * side / 2) for p, j in zip(divmod(pixel, size), jitter, strict=True)]
-        windows.append((min(max(corner[0], 0), size - side), min(max(corner[1], 0), size - side)))
-    return windows
+    occupied = bodies.flatten(1) > 0
+    rank = (place[:, :1] * occupied.sum(1, keepdim=True)).floor()
+    pixel = (occupied.cumsum(1) > rank).to(torch.uint8).argmax(1)
+    corner = torch.stack([pixel // size, pixel % size], 1) - side // 4 - (place[:, 1:] * (side / 2)).long()
+    first = corner.clamp(0, size - side)
+    inside = torch.arange(side, device=bodies.device)
+    return first[:, :1] + inside, first[:, 1:] + inside
