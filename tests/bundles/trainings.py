@@ -76,9 +76,11 @@ class Training:
         assert not (output / "checkpoints/checkpoint_epoch=2.pt").exists()
         self.train(output, 2, resume=True, **self.schedule)
 
-    def train_in_two_processes(self, output: Path, **overrides: Any) -> None:
+    def train_in_two_processes(
+        self, output: Path, files: tuple[str, ...] = ("train.json", "multi_gpu_train.json"), **overrides: Any
+    ) -> None:
         """One epoch by torchrun; both processes see the same data."""
-        files = [str(self.root / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
+        files = tuple(str(self.root / "configs" / name) for name in files)
         options = {"config_file": json.dumps(files), "bundle_root": self.root, "output_dir": output, "epochs": 1}
         options |= {"train#dataset#rank": 0} | dict(self.tiny) | overrides
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
