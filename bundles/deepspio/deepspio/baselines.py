@@ -16,16 +16,19 @@ from torch import Tensor, nn
 
 from deepspio.dipole_fit import fit_concentrations, fit_displacements
 from deepspio.line_tracking import FieldSamples, field_samples, track_lines
-from deepspio.particle_support import compacted, dark_bodies, moved, resized, separate_bodies
+from deepspio.particle_support import calmed, compacted, dark_bodies, moved, resized, separate_bodies
 from deepspio.resimulation import lift, noise_floor, reference_signal
 from physics.viewline import ViewLineSequence, folded_plane_field, view_line_image
 
 __all__ = ["AnalysisBySynthesis", "CentreLine", "ZeroMap"]
 
-_COMPACT = (0.0, 0.5, 0.9)  # shares of the thickness, see compacted
-_CHANGES = (0.2, 0.0, -0.2, -0.4, -0.6, -0.8, -1.2, -1.6)  # of the bodies' edges [mm]
-_FURTHEST = 0.75  # a body moves no further than this from the dark it was found in [mm]
-_AS_GOOD = 1.3  # times the smallest misfit, up to which a larger body is preferred
+_COMPACT = (0.0, 0.7, 0.9)  # shares of the thickness, see compacted
+_CHANGES = (0.6, 0.4, 0.2, 0.0, -0.2, -0.4, -0.8, -1.2)  # of the bodies' edges [mm]
+_STEP = 1.0  # a body moves no further than this at once, along an axis [mm]
+_STEPS = 3
+_AS_GOOD = 1.2  # times the smallest misfit, up to which a larger body is preferred
+_MOST = 8  # bodies, the largest
+_NEEDED = 1.02  # times the misfit with a body, up to which it is given up
 _MARGIN = 8.0  # columns this far from all bodies say nothing about their shape [mm]
 _PADDING = 1.5  # of the field: exact up to the side of the image
 _FREE_GRID = 16  # concentrations, evenly spaced in their logarithm
@@ -50,6 +53,7 @@ class _Scene:
     blocked: Tensor  # [X, Z], without samples of the field
     reference: Tensor  # [X, Z]
     columns: slice  # of X, near the bodies
+    unavoidable: float  # misfit in these columns that noise alone makes
 
 
 @dataclass
@@ -105,21 +109,23 @@ class CentreLine(nn.Module):
         return torch.stack([self._one(self._scene(one)) for one in plain])[:, None]
 
     @torch.no_grad()
-    def known_geometry(self, image: Tensor, planes: Tensor) -> Tensor:
+    def known_geometry(self, image: Tensor, planes: Tensor, reference: Tensor | None = None) -> Tensor:
         """Concentration of bodies whose geometry is known (a bound, not an estimator).
 
         Args:
             image: ``[B, 2, X, Z]``.
             planes: folded planes of the bodies at 1 ug/mm^3 ``[B, H + 1, X, Z]``, see
                 :func:`physics.viewline.folded_plane_field`.
+            reference: signal without iron ``[B, X, Z]``, where that is known as well.
 
         Returns:
             One concentration for each image ``[B]`` [ug/mm^3].
         """
         results = []
-        for one, geometry in zip(_plain(image), planes, strict=True):
-            inside = geometry[0] > 0
-            scene = self._scene(one, inside)
+        for number, (one, geometry) in enumerate(zip(_plain(image), planes, strict=True)):
+            scene = self._scene(one, geometry[0] > 0)
+            if reference is not None:
+                scene.reference = reference[number]
             results.append(self._concentrations(scene, geometry[:1], self._field(geometry)[None])[0])
         return torch.stack(results).to(planes)
 
@@ -133,10 +139,15 @@ class CentreLine(nn.Module):
         rows = inside.any(-1).nonzero()
         margin = round(_MARGIN / self.pixel_size[0])
         near = slice(max(int(rows.min()) - margin, 0), int(rows.max()) + margin + 1) if len(rows) else slice(0, 0)
+        reference = reference_signal(image, self.sequence, self.pixel_size, inside)
+        variance = float(noise_floor(image, self.sequence)) ** 2
+        power = (image[:, near].double().square() - 2.0 * variance).clamp_min(0.0)
+        # The variance of a magnitude is 0.43 of that of a component without signal, and all of it with much signal.
+        share = 0.43 + 0.57 * power / (power + variance + 1e-30)
         return _Scene(
-            image=image, noise=float(noise_floor(image, self.sequence)), dark=inside, blocked=blocked, columns=near,
-            samples=field_samples(tracks, self.sequence),
-            reference=reference_signal(image, self.sequence, self.pixel_size, inside),
+            image=image, noise=variance**0.5, samples=field_samples(tracks, self.sequence), dark=inside,
+            blocked=blocked, reference=calmed(reference, inside, self.pixel_size), columns=near,
+            unavoidable=float(variance * share.sum()),
         )  # fmt: skip
 
     def _one(self, scene: _Scene) -> Tensor:
@@ -144,32 +155,55 @@ class CentreLine(nn.Module):
         found = [c for c in self._candidates(scene) if float(c.concentration.max()) <= self.highest]
         if not found:
             return torch.zeros_like(scene.image[0])
-        count = scene.image[:, scene.columns].numel()
-        # Of a magnitude image most pixels are without signal, where the variance of the noise is 0.43 of sigma^2.
-        excess = [max(c.misfit - 0.57 * scene.noise**2 * count, 0.05 * c.misfit) for c in found]
+        excess = [max(c.misfit - scene.unavoidable, 0.05 * c.misfit) for c in found]
         good = [c for c, misfit in zip(found, excess, strict=True) if misfit <= _AS_GOOD * min(excess)]
         best = max(good, key=lambda c: (c.area, -c.misfit))
         return (best.concentration.to(scene.image)[:, None, None] * best.bodies).sum(0)
 
     def _candidates(self, scene: _Scene) -> list[_Candidate]:
-        result = []
-        bodies = separate_bodies(scene.dark)
+        result: list[_Candidate] = []
+        bodies = self._needed(scene, separate_bodies(scene.dark))
         for share in _COMPACT if len(bodies) else ():
-            shaped = compacted(bodies, share, self.pixel_size)
-            step = fit_displacements(
-                scene.samples, self._fields(shaped), scene.blocked, self.sequence, self.pixel_size, _FURTHEST
-            )
-            shaped = moved(shaped, step, self.pixel_size)
+            shaped = self._placed(scene, compacted(bodies, share, self.pixel_size))
             for change in _CHANGES:
                 tried = resized(shaped, change, self.pixel_size)
                 tried = tried[tried.any(-1).any(-1)]
-                if len(tried) < len(bodies):
-                    break
-                fields = self._fields(tried)
-                concentration = self._concentrations(scene, tried, fields)
-                misfit = self._misfits(scene, tried, fields, concentration[None])[0]
-                result.append(_Candidate(tried, concentration, float(misfit), int(tried.sum())))
+                if len(tried):
+                    result.append(self._candidate(scene, tried))
         return result
+
+    def _candidate(self, scene: _Scene, bodies: Tensor) -> _Candidate:
+        fields = self._fields(bodies)
+        concentration = self._concentrations(scene, bodies, fields)
+        misfit = self._misfits(scene, bodies, fields, concentration[None])[0]
+        return _Candidate(bodies, concentration, float(misfit), int(bodies.sum()))
+
+    def _placed(self, scene: _Scene, bodies: Tensor) -> Tensor:
+        """Bodies at the places where their fields explain the samples best."""
+        for _ in range(_STEPS):
+            step = fit_displacements(
+                scene.samples, self._fields(bodies), scene.blocked, self.sequence, self.pixel_size, _STEP
+            )
+            bodies = moved(bodies, step, self.pixel_size)
+            if float(step.abs().max()) < 0.5 * min(self.pixel_size):
+                break
+        return bodies
+
+    def _needed(self, scene: _Scene, bodies: Tensor) -> Tensor:
+        """Dark parts without those, from the smallest on, whose particles would not explain the image better."""
+        if len(bodies) < 2:
+            return bodies
+        bodies = bodies[bodies.sum((-2, -1)).argsort()]
+        bodies = bodies[-_MOST:]
+        shaped = compacted(bodies, _COMPACT[-1], self.pixel_size)
+        kept = list(range(len(bodies)))
+        best = self._candidate(scene, self._placed(scene, shaped)).misfit
+        for number in range(len(bodies) - 1):
+            fewer = [k for k in kept if k != number]
+            misfit = self._candidate(scene, self._placed(scene, shaped[fewer])).misfit
+            if misfit < _NEEDED * best:
+                kept, best = fewer, misfit
+        return bodies[kept]
 
     def _concentrations(self, scene: _Scene, bodies: Tensor, fields: Tensor) -> Tensor:
         """Concentration of each body ``[K]`` from the samples of the field."""
@@ -232,7 +266,17 @@ class AnalysisBySynthesis(CentreLine):
             best, step = int(misfit.argmin()), (high - low) / (points - 1)
             low, high = max(float(grid[best]) - step, low), min(float(grid[best]) + step, high)
             points = 7
-        return grid[best].exp().expand(len(bodies))
+        return _lowest_of_parabola(grid, misfit, best).exp().expand(len(bodies))
+
+
+def _lowest_of_parabola(place: Tensor, values: Tensor, best: int) -> Tensor:
+    """Vertex of the parabola through the smallest of evenly spaced values and its neighbours; the ends as they are."""
+    if not 0 < best < len(place) - 1:
+        return place[best]
+    before, least, after = values[best - 1 : best + 2].tolist()
+    curvature = before - 2.0 * least + after
+    share = 0.5 * (before - after) / curvature if curvature > 0 else 0.0
+    return place[best] + share * (place[1] - place[0])
 
 
 def _plain(image: Tensor) -> Tensor:
