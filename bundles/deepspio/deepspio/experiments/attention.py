@@ -160,8 +160,8 @@ def features_figure(network: DeepSPIO, scenes: Scenes) -> Figure:
     image = scenes.image[:1]
     layer = attention_layers(network)[FIFTH]
     maps = feature_attention(network, image, layer, score_of(layer))[0].cpu()
-    columns = 8
-    lines = -(-(len(maps) + 1) // columns)
+    lines = 3
+    columns = -(-(len(maps) + 1) // lines)
     figure = charts.new_figure(1.25 * columns, 1.45 * lines)
     axes = figure.subplots(lines, columns, squeeze=False)
     axes[0, 0].imshow(two_channels(image[0]), origin="lower")
@@ -171,6 +171,8 @@ def features_figure(network: DeepSPIO, scenes: Scenes) -> Figure:
         axis.imshow(one.T.numpy(), origin="lower", cmap="inferno", vmin=0, vmax=float(one.amax()) or 1.0)
         axis.set_title(f"{number}: {100 * float(shares[number - 1]):.0f} %", fontsize=charts.FONT - 1)
     bare(axes.flat)
+    for axis in list(axes.flat)[len(maps) + 1 :]:
+        axis.set_axis_off()
     return figure
 
 

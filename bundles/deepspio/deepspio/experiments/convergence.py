@@ -64,8 +64,8 @@ class Run:
 def convergence(
     bench: Bench,
     train_config: str | Path,
-    steps: int = 300,
-    every: int = 25,
+    steps: int = 1000,
+    every: int = 50,
     width: int = 8,
     crop: int = 96,
     batch_size: int = 8,

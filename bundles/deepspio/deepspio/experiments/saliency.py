@@ -163,8 +163,8 @@ def saliency_figure(cases: Sequence[Case]) -> Figure:
 
 
 def _bright(maps: Tensor) -> float:
-    """The value that 99.5 % of the pixels do not reach."""
-    value = float(torch.quantile(maps.flatten(1), 0.995, dim=1).amax())
+    """The value that 99.9 % of the pixels do not reach."""
+    value = float(torch.quantile(maps.flatten(1), 0.999, dim=1).amax())
     return value if value > 0 and math.isfinite(value) else 1.0
 
 
