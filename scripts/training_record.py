@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,7 +59,7 @@ def register(
     name: str,
     given: Mapping[str, Any] | None = None,
     epoch: int | None = None,
-    after: Path | None = None,
+    after: Sequence[Path] = (),
 ) -> Path:
     """Copy the best weights of a run, or those of an epoch, to ``models/<name>`` and write their record.
 
@@ -72,7 +72,8 @@ def register(
         name: name of the weights, the one a config of the bundle loads.
         given: ``seed``, ``commit``, ``hardware`` and ``log`` for a run without a record; they win over it.
         epoch: epoch whose weights are shipped, one of the checkpoints kept; None for the best.
-        after: output_dir of the training whose best weights this one went on from by ``finetune.json``.
+        after: output_dirs of the trainings before, in order: each but the first went on from the best weights of the
+            one before by ``finetune.json``, and so did this one.
 
     Returns:
         The record.
@@ -89,9 +90,10 @@ def register(
     content, count = _weights(run_dir / "checkpoints" / source, special.dispensable)
     epochs, steps = _progress(run_dir / "checkpoints")
     known = {key: value for key, value in (given or {}).items() if value is not None}
-    earlier = None if after is None else _earlier(after, bundle, training, known)
-    if earlier is not None:
-        training = [*training, "finetune.json"]
+    earlier = []
+    for folder in after:
+        earlier.append(_earlier(folder, bundle, training, known))
+        training = [*dict.fromkeys([*training, "finetune.json"])]
     run = _run(run_dir, known, _plain_values(bundle, training))
     record = {
         "weights": f"models/{name}",
@@ -111,8 +113,9 @@ def register(
         "values": run.values,
         "values_sha256": hashlib.sha256(json.dumps(run.values, sort_keys=True).encode()).hexdigest(),
     }
-    if earlier is not None:
-        record |= {"after": earlier, "recipe": f"{earlier['recipe']}, then from its weights {record['recipe']}"}
+    if earlier:
+        recipes = [one["recipe"] for one in (*earlier, record)]
+        record |= {"after": earlier, "recipe": ", then from its weights ".join(map(str, recipes))}
     target = bundle_dir / "docs" / "results" / f"training_{Path(name).stem}.json"
     for path, data in (
         (bundle_dir / "models" / name, content),

@@ -149,7 +149,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="write nothing, fail where a document is out of date")
     parser.add_argument("--register-weights", type=Path, metavar="RUN_DIR", help="output_dir of a training")
     parser.add_argument("--as", dest="name", metavar="FILE", help="name of the weights in models/, such as model.pt")
-    parser.add_argument("--after", type=Path, metavar="RUN_DIR", help="output_dir of the training it went on from")
+    text = "output_dirs of the trainings before, in order"
+    parser.add_argument("--after", type=Path, metavar="RUN_DIR", nargs="+", default=[], help=text)
     parser.add_argument("--epoch", type=int, help="ship the weights of this epoch instead of the best")
     record = parser.add_argument_group("for a run that was not tracked (they win over its record)")
     record.add_argument("--seed", type=int)
