@@ -21,7 +21,7 @@ class WaveletLoss(nn.Module):
     least ``floor`` times that of the approximation.
 
     * ``absolute``: ``|a - b|_1 / |a|_1``, the paper's. Its best answer, as long as places are uncertain, is the median:
-      zero. A short training stays there.
+      zero, which a training leaves late.
     * ``compressed``: ``|A - B|_2^2 / |A|_2^2`` with ``A = asinh(a / scale)``. Squares ask for the mean, which leaves
       zero at once, and the inverse hyperbolic sine counts weak and strong concentrations alike.
     * ``image``: ``|c - d|_1 / |c|_1`` of the concentration itself, which is the NMAE.
