@@ -23,10 +23,10 @@ from physics.viewline import ViewLineSequence, folded_plane_field, view_line_ima
 __all__ = ["AnalysisBySynthesis", "CentreLine", "ZeroMap"]
 
 _COMPACT = (0.0, 0.7, 0.9)  # shares of the thickness, see compacted
-_CHANGES = (0.6, 0.4, 0.2, 0.0, -0.2, -0.4, -0.8, -1.2)  # of the bodies' edges [mm]
+_CHANGES = (0.0, -0.2, -0.4, -0.6, -0.8, -1.2)  # of the edges of the bodies [mm]
 _STEP = 1.0  # a body moves no further than this at once, along an axis [mm]
 _STEPS = 3
-_AS_GOOD = 1.2  # times the smallest misfit, up to which a larger body is preferred
+_AS_GOOD = 1.1  # times the smallest misfit, up to which a larger body is preferred
 _MOST = 8  # bodies, the largest
 _NEEDED = 1.02  # times the misfit with a body, up to which it is given up
 _MARGIN = 8.0  # columns this far from all bodies say nothing about their shape [mm]
@@ -71,7 +71,7 @@ class CentreLine(nn.Module):
 
     1. Lines are followed from the borders inwards; their displacement is the field at points of the tissue.
     2. Tissue whose lines lack signal is dark; bodies are what fits into it: without its thin parts or with them, moved
-       to where their field explains the samples better, and smaller or larger by a few pixels.
+       to where their field explains the samples better, and smaller by a few pixels.
     3. One concentration for each body, by least squares on the samples outside of the dark.
     4. The image is simulated for each choice of bodies. Outside of a round body the field depends on its moment alone,
        so that small and strong ones explain nearly what large and weak ones do: of the choices that explain the image

@@ -75,10 +75,12 @@ def fit_displacements(
     """
     along_x, along_z_ = torch.gradient(unit_fields, spacing=[float(step) for step in pixel_size], dim=(-2, -1))
     columns = torch.cat([unit_fields, -along_x, -along_z_])
-    free = _reweighted(samples, columns, blocked, sequence, pixel_size, lambda a, b: np.linalg.lstsq(a, b)[0])
+    free = _reweighted(
+        samples, columns, blocked, sequence, pixel_size, lambda a, b: np.linalg.lstsq(a, b, rcond=None)[0]
+    )
     concentration, along = free[: len(unit_fields)], free[len(unit_fields) :].reshape(2, -1)
     shift = np.where(concentration > 0, along / np.maximum(concentration, 1e-12), 0.0)
-    return torch.from_numpy(np.clip(shift, -largest_mm, largest_mm).T.copy())
+    return torch.from_numpy(np.clip(shift, -largest_mm, largest_mm).T.astype(np.float64))
 
 
 def _reweighted(
@@ -87,7 +89,7 @@ def _reweighted(
     blocked: Tensor,
     sequence: ViewLineSequence,
     pixel_size: Sequence[float],
-    solve: Callable[[Array, Array], Array],
+    solve: Callable[[Array, Array], npt.ArrayLike],
 ) -> Array:
     """Coefficients of the columns ``[K, X, Z]`` that explain the samples, with Huber's weights."""
     covered = sample_field(blocked[None].to(columns), samples, pixel_size)[0] > 0
@@ -102,7 +104,7 @@ def _reweighted(
     factors, solution = np.ones_like(weights), np.zeros(len(columns))
     for _ in range(_ROUNDS):
         root = np.sqrt(weights * factors)
-        previous, solution = solution, np.asarray(solve(design * root[:, None], target * root))
+        previous, solution = solution, np.asarray(solve(design * root[:, None], target * root), dtype=np.float64)
         if np.allclose(solution, previous, rtol=1e-4, atol=1e-6):
             break
         residual = np.abs(target - design @ solution)

@@ -22,6 +22,7 @@ __all__ = ["FieldSamples", "LineTracks", "along_z", "field_samples", "line_place
 _RAYLEIGH_MEAN = math.sqrt(math.pi / 2.0)  # of a magnitude without signal, in units of sigma
 _LOST = 0.3  # share of its usual signal below which a line counts as lost
 _JUMP = 0.35  # largest step that a line takes beside the expected one [line widths]
+_START = 0.8  # the same for a line that is met for the first time: the far field may have an offset
 _AGREE = 0.1  # largest difference of the two directions [line widths]
 
 
@@ -205,22 +206,22 @@ def _next_column(
     centre, mass, peak = _centroid(column, expected, state.half, sequence, step)
     share = mass / state.usual
     step_aside = centre - expected
-    held = (step_aside.abs() < _JUMP * width) & (share > _LOST) & (mass > 0.5 * _LOST * level[:, None])
+    reach = torch.where(state.started, _JUMP * width, _START * width)
+    held = (step_aside.abs() < reach) & (share > _LOST) & (mass > 0.5 * _LOST * level[:, None])
     held &= level[:, None] > 0
     # A line starts with more signal than it takes to keep it: half a line at a contour has its centre elsewhere.
     held &= state.active | (share > 2.0 * _LOST)
-    position = torch.where(held, expected + 0.9 * step_aside, expected)
+    position = torch.where(held, centre, expected)
     slope = torch.where(held, state.slope + 0.4 * step_aside, 0.8 * state.slope * state.active)
     equivalent = (mass / peak.clamp_min(1e-12)).clamp(0.2 * width, 3.0 * width)
     half = torch.where(held, 0.7 * state.half + 0.3 * (0.5 * equivalent + 0.5 * width), state.half)
     usual = torch.where(held, 0.95 * state.usual + 0.05 * mass.clamp_min(0.0), state.usual)
     lost = state.active & ~held
-    next_state = _State(
+    following = _State(
         position=position, slope=slope, half=half, usual=usual, active=held,
         started=state.started | held, broken=state.broken | lost,
     )  # fmt: skip
-    next_state.position = torch.where(held, centre, position)
-    return next_state, mass.clamp_min(0.0), share.clamp_min(0.0)
+    return following, mass.clamp_min(0.0), share.clamp_min(0.0)
 
 
 def _borrowed(state: _State, nominal: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def dark_bodies(
     reference: Tensor,
     sequence: ViewLineSequence,
     pixel_size: Sequence[float],
-    smallest_mm2: float = 1.0,
+    smallest_mm2: float = 0.3,
 ) -> Tensor:
     """Parts of the tissue whose lines lack the signal they should have, without a line elsewhere that explains it.
 
