@@ -118,7 +118,48 @@ def bolus(folder: Path, cbv: Volume) -> None:
         nib.save(nib.Nifti1Image(mask, np.diag([1.5, 1.5, 3, 1])), folder / f"sub-01_{name}.nii.gz")
 
 
+def ball(concentration: float) -> Volume:
+    """Iron [ug/mm^3] in the plane of a ball in agar [X, 1, Z]; NaN at its surface and near it."""
+    _, distance = from_middle()
+    truth = np.where(distance < 0.8 * BALL_MM, concentration, np.where(distance > 2.0 * BALL_MM, 0.0, np.nan))
+    return truth[:, None].astype(np.float32)
+
+
+def from_middle() -> tuple[Volume, Volume]:
+    """z of the plane's pixels, and their distance from its middle [mm], both [X, Z]."""
+    steps = PIXEL_MM * (np.arange(256, dtype=np.float32) - 127.5)
+    x, z = np.meshgrid(steps, steps, indexing="ij")
+    return z, np.hypot(x, z)
+
+
+def view_lines(folder: Path, truth: Volume) -> None:
+    """Write the lines that a ball bends, one excitation after the other: field c (R/r)^3 (3 cos^2 - 1) / 3 outside."""
+    z, r = from_middle()
+    scale = 4e-1 * np.pi * 93.0 * np.nanmax(truth)  # mu0 Ms c [uT]
+    inside = r < BALL_MM
+    field = np.where(inside, 0.0, scale / 3 * (BALL_MM / r) ** 3 * (3 * (z / r) ** 2 - 1))
+    slopes = np.hypot(*np.gradient(field, PIXEL_MM)) * (2 * np.pi * 42.577)
+    agar = (r < 20.0) * ~inside * np.exp(-(slopes**2) * 0.002 * 0.0087**3 / 12)
+    slice_gradient, readout_gradient = 5400 / 42.577, 500e3 / 42.577 / 50  # [uT/mm]
+    place = np.clip((z - field / readout_gradient) / PIXEL_MM + 127.5, 0.0, 254.99)
+    low = place.astype(int)
+    image = np.zeros((2, 256, 257))
+    for line in range(25):
+        excited = agar * (np.abs(z + field / slice_gradient - 2.0 * (line - 12)) < 0.5)
+        for pixel, weight in ((low, 1 - place + low), (low + 1, place - low)):
+            np.add.at(image[line % 2], (np.arange(256)[:, None], pixel), 1000 * excited * weight)
+    noise = np.random.default_rng(0).normal(0, 10, (2, *image.shape))
+    data = np.hypot(image + noise[0], noise[1])[:, :, None, :256]
+    folder.mkdir()
+    affine = np.diag([PIXEL_MM, 1.0, PIXEL_MM, 1.0])
+    file = nib.Nifti1Image(np.moveaxis(data, 0, -1).astype(np.float32), affine)
+    file.header.set_xyzt_units("mm", "sec")
+    nib.save(file, folder / "sub-01_viewline.nii.gz")
+    (folder / "sub-01_viewline.json").write_text(json.dumps({"EchoTime": 0.0087}))
+
+
 ARTERY, VEIN = np.s_[4:6, 4:6, 1:], np.s_[18:20, 26:28, 1:]
+PIXEL_MM, BALL_MM = 0.1953125, 2.5
 RADIUS, CUBE, CENTRES = 6.0, (40, 40, 48), ((19.0, 19.0, 13.0), (20.0, 20.0, 34.0))
 
 
@@ -152,7 +193,14 @@ def susceptibility(*configs: str) -> Run:
     return Run(configs, local_field, spheres(0.1), "Chimap", "ppm", (0.2, 0.005), (1.0, 1.0, 1.0), options)
 
 
+def particles(relative: float, *configs: str) -> Run:
+    voxel_mm = (PIXEL_MM, 1.0, PIXEL_MM)
+    return Run(configs, view_lines, ball(3.0), "concentration", "ug/mm^3", (relative, 0.1), voxel_mm)
+
+
 RUNS: dict[str, list[Run]] = {
+    # The centre-line method has to find out how large the ball is: one too small by a tenth is too strong by a third.
+    "deepspio": [particles(0.2, "inference.json"), particles(0.25, "inference.json", "centre_line.json")],
     "rim_relaxometry": [
         Run(("inference.json",), inversion_recovery, halves(0.8, 1.3), "T1map", "s"),
         Run(("inference.json", "t2.json"), multi_echo, halves(0.07, 0.12), "T2map", "s"),

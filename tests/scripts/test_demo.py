@@ -287,6 +287,22 @@ def test_comparison_of_maps_of_particles_of_a_known_error(lines: deepspio.Scan, 
     assert "0.250" in deepspio.table([found])
 
 
+def test_whole_demo_of_deepspio(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "overview.png"
+    arguments = ["--bundle", "deepspio", "--output", str(tmp_path / "demo"), "--scale", "0.5"]
+    assert demo.main([*arguments, "--picture", str(picture)]) == 0
+    printed = capfd.readouterr().out
+    nmae = {}
+    for method in deepspio.METHODS:
+        folder = tmp_path / "demo" / "deepspio" / "maps" / method.replace(" ", "_") / "sub-demo"
+        assert str(folder / "report.html") in printed
+        assert (folder / "sub-demo_concentration.nii.gz").is_file()
+        [line] = [line for line in printed.splitlines() if line.startswith(f"{method}  ")]
+        nmae[method] = float(line.split()[-5])
+    assert nmae["DeepSPIO"] < 1.0, "better than a map of zeros"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_only_bundles_with_weights_are_shown() -> None:
     assert demo.is_ready("rim_relaxometry")
     assert not demo.is_ready("no_such_bundle")
