@@ -71,10 +71,11 @@ def provenance(record: Mapping[str, Any]) -> Row:
 
 
 def wall_time(record: Mapping[str, Any]) -> str:
-    """How long a training took, in words; a run that was tracked only in part says so."""
-    if not record["seconds"]:
+    """How long a training took, in words, stage by stage; a run that was tracked only in part says so."""
+    stages = [*record.get("after", []), record]
+    if not all(stage["seconds"] for stage in stages):
         return "time not recorded"
-    text = f"{record['seconds'] / 60:.0f} minutes"
+    text = " + ".join(f"{stage['seconds'] / 60:.0f}" for stage in stages) + " minutes"
     timed, epochs = record["epochs_timed"], record["epochs"]
     return text if timed == epochs else f"{text} for {timed} of {epochs} epochs"
 
