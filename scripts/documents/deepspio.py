@@ -20,13 +20,13 @@ INTERVAL = "95 percent, bootstrap"
 # Name of a metric to its table, the row of it, and its column.
 MEASURED: dict[str, tuple[str, Row, Metric]] = {
     "NMAE": ("simulated", {"set": "paper", "band": "all"}, NMAE),
-    "NMAE_other_anatomy": ("other_anatomy", {"anatomy": "breast"}, NMAE),
+    "NMAE_other_anatomy": ("other_anatomy", {"anatomy": "breast", "particles": "in tissue"}, NMAE),
     "mean_error_of_phantoms": ("phantoms", {"batch": "trained range"}, PERCENT),
 }
 # Table to the columns that name a comparison, for those in which the network may lose.
 COMPARED: dict[str, tuple[str, ...]] = {
     "simulated": ("set", "band"),
-    "other_anatomy": ("anatomy",),
+    "other_anatomy": ("particles", "anatomy"),
     "air_sphere": ("concentration", "sphere_ppm"),
     "phantoms": ("batch", "concentration"),
     "noise": ("study", "concentration", "decibels"),

@@ -160,8 +160,8 @@ class ViewLineSimulator:
 
         Returns:
             ``image`` ``[n, 2, X, Z]``, even and odd lines, magnitude in the unit of the proton density; ``label`` with
-            ``parameters``, the concentration ``[n, 1, X, Z]`` [ug/mm^3], and ``mask`` ``[n, 1, X, Z]``, where it is not
-            0; an empty ``acquisition``.
+            ``parameters``, the concentration ``[n, 1, X, Z]`` [ug/mm^3], ``mask`` ``[n, 1, X, Z]``, where it is not 0,
+            and ``density`` ``[n, 1, X, Z]``, the proton density; an empty ``acquisition``.
         """
         planes = folded_planes(drawn.particles.to(self.device), (self.size, self.size))
         unit = folded_plane_field(planes, (self.pixel_size,) * 3, self.mass_magnetisation, padding=PADDING)
@@ -178,9 +178,13 @@ class ViewLineSimulator:
         image = view_line_image(density, concentration, scale * fields, step, self.sequence)
         if self.crop is not None:
             image = image.take_along_dim(columns[:, None, None], 3)
-            concentration = concentration.take_along_dim(columns[:, None], 2)
+            concentration, density = (part.take_along_dim(columns[:, None], 2) for part in (concentration, density))
         image = self._noisy(image, drawn)
-        label = {"parameters": concentration[:, None], "mask": concentration[:, None] > 0}
+        label = {
+            "parameters": concentration[:, None],
+            "mask": concentration[:, None] > 0,
+            "density": density[:, None],
+        }
         return {"image": image, "label": label, "acquisition": {}}
 
     def _noisy(self, image: Tensor, drawn: Draw) -> Tensor:

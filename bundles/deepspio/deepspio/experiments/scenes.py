@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from physics.dipole import sphere_field
 from physics.noise import add_rician_noise, sigma_from_decibels
@@ -21,6 +22,7 @@ from .bench import Bench
 B0_TESLA = 7.0
 BOTTLE_RADIUS_MM, BOTTLE_LENGTH_MM = 2.0, 10.0
 CONTAINER_RADIUS_MM = 20.0
+NEAR, LIT = 8, 0.2  # pixels around particles; proton density above which tissue gives signal
 QUICK_SCALE = 0.25  # of all lengths of a phantom in a quick run, whose images are that much smaller
 
 
@@ -32,22 +34,16 @@ class Scenes:
         image: even and odd lines ``[n, 2, X, Z]``.
         truth: concentration ``[n, 1, X, Z]`` [ug/mm^3].
         concentration: of a figure or a bottle of each image ``[n]`` [ug/mm^3].
+        surrounded: share ``[n]`` of the pixels around the particles that give signal without them.
     """
 
     image: Tensor
     truth: Tensor
     concentration: Tensor
+    surrounded: Tensor
 
     def __len__(self) -> int:
         return len(self.image)
-
-    def first(self, count: int) -> Scenes:
-        """The first images alone."""
-        return Scenes(self.image[:count], self.truth[:count], self.concentration[:count])
-
-    def select(self, which: Tensor) -> Scenes:
-        """The images of a mask or of numbers."""
-        return Scenes(self.image[which], self.truth[which], self.concentration[which])
 
 
 @torch.no_grad()
@@ -61,14 +57,28 @@ def held_out(bench: Bench, count: int, first: int = 0, **changes: Any) -> Scenes
         changes: arguments of the simulator that differ from those of the training.
     """
     simulator = bench.simulator_of(**changes)
-    images, truths, concentrations = [], [], []
+    images, truths, concentrations, shares = [], [], [], []
     for number in range(first, first + count):
         drawn = simulator.draw(split_generator(bench.seed, number, split="test"), 1, "test")
         batch = simulator.simulate(drawn)
         images.append(batch["image"])
         truths.append(batch["label"]["parameters"])
         concentrations.append(drawn.concentration)
-    return Scenes(torch.cat(images), torch.cat(truths), torch.cat(concentrations).to(bench.device))
+        shares.append(surrounded(batch["label"]["mask"], batch["label"]["density"]))
+    found = (torch.cat(part).to(bench.device) for part in (images, truths, concentrations, shares))
+    return Scenes(*found)
+
+
+def surrounded(mask: Tensor, density: Tensor) -> Tensor:
+    """Share ``[n]`` of the pixels near particles that would give signal: particles in air show nothing.
+
+    Args:
+        mask: where there are particles ``[n, 1, X, Z]``.
+        density: proton density ``[n, 1, X, Z]``.
+    """
+    inside = mask.to(density.dtype)
+    ring = max_pool2d(inside, 2 * NEAR + 1, stride=1, padding=NEAR) - inside
+    return (ring * (density > LIT)).sum((1, 2, 3)) / ring.sum((1, 2, 3)).clamp_min(1.0)
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ def phantoms(
     if decibels is not None:
         sigma = sigma_from_decibels(image, like.new_tensor(decibels)[:, None, None, None], (1, 2, 3))
         image = add_rician_noise(image, sigma, torch.Generator(bench.device).manual_seed(seed))
-    return Scenes(image, plane[:, None], wanted[:, 2])
+    return Scenes(image, plane[:, None], wanted[:, 2], torch.ones_like(wanted[:, 2]))
 
 
 def _without_noise(
