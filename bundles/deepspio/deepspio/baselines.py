@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepspio.dipole_fit import fit_concentrations, fit_displacements
-from deepspio.line_tracking import FieldSamples, field_samples, track_lines
-from deepspio.particle_support import calmed, compacted, dark_bodies, moved, resized, separate_bodies
-from deepspio.resimulation import lift, noise_floor, reference_signal
 from physics.viewline import ViewLineSequence, folded_plane_field, view_line_image
+
+from .dipole_fit import fit_concentrations, fit_displacements
+from .line_tracking import FieldSamples, field_samples, track_lines
+from .particle_support import calmed, compacted, dark_bodies, moved, resized, separate_bodies
+from .resimulation import lift, noise_floor, reference_signal
 
 __all__ = ["AnalysisBySynthesis", "CentreLine", "ZeroMap"]
 

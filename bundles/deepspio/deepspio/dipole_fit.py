@@ -13,8 +13,9 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from deepspio.line_tracking import FieldSamples, along_z
 from physics.viewline import ViewLineSequence
+
+from .line_tracking import FieldSamples, along_z
 
 __all__ = ["fit_concentrations", "fit_displacements", "sample_field"]
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspio.resimulation import noise_floor
 from physics.viewline import ViewLineSequence
+
+from .resimulation import noise_floor
 
 __all__ = ["FieldSamples", "LineTracks", "along_z", "field_samples", "line_places", "track_lines"]
 

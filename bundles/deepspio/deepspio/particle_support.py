@@ -13,8 +13,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from deepspio.line_tracking import LineTracks, along_z, field_samples
 from physics.viewline import ViewLineSequence
+
+from .line_tracking import LineTracks, along_z, field_samples
 
 __all__ = ["calmed", "compacted", "dark_bodies", "moved", "resized", "separate_bodies"]
 
