@@ -1,17 +1,13 @@
-"""Maps of the classical methods on disk, so that a run that was cut off goes on, and new weights do not redo them."""
+"""Maps of the classical methods on disk, with what they cost."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import sys
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from shared_transforms.atomic import atomic_write
-from shared_transforms.experiments import Row
+from shared_transforms.experiments import Row, kept_estimate, key_of
 
 from .case import Case
 from .methods import Method
@@ -26,24 +22,14 @@ def cached_estimate(method: Method, case: Case, folder: str | Path | None) -> tu
         case: what it is given.
         folder: where maps are kept; None keeps none.
     """
-    if folder is None or not method.recipe:
+
+    def made() -> tuple[Tensor, Row]:
         return measured(lambda: method.estimate(case))
-    path = Path(folder) / f"{method.name}_{_key(method, case)}.pt"
-    if path.is_file():
-        kept = torch.load(path, map_location=case.field.device, weights_only=True)
-        return kept["estimate"], kept["costs"]
-    estimate, costs = measured(lambda: method.estimate(case))
-    with atomic_write(path) as file:
-        torch.save({"estimate": estimate, "costs": costs}, file)
-    return estimate, costs
 
-
-def _key(method: Method, case: Case) -> str:
-    """Changes with the data, the options and the source of the inversion."""
-    digest = hashlib.sha256(method.recipe.encode())
-    if method.source is not None:
-        digest.update(inspect.getsource(sys.modules[method.source]).encode())
-    digest.update(repr((case.voxel_size, case.b0_direction, [b0 for _, b0 in case.turned])).encode())
-    for volume in (case.field, case.mask, case.magnitude, *(field for field, _ in case.turned)):
-        digest.update(volume.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    if folder is None or not method.recipe:
+        return made()
+    sources = [] if method.source is None else [sys.modules[method.source]]
+    geometry = repr((case.voxel_size, case.b0_direction, [b0 for _, b0 in case.turned]))
+    data = (case.field, case.mask, case.magnitude, *(field for field, _ in case.turned))
+    path = Path(folder) / f"{method.name}_{key_of(method.recipe, *sources, geometry, *data)}.pt"
+    return kept_estimate(path, made, case.field.device)
