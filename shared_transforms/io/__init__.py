@@ -10,6 +10,7 @@ from shared_transforms.io.maps import ParameterMap
 from shared_transforms.io.perfusion import LoadPerfusionSeriesd, find_perfusion_series, load_perfusion_series
 from shared_transforms.io.prepare import prepare_field, prepare_perfusion, prepare_series, prepare_view_line
 from shared_transforms.io.save import SaveMapsd
+from shared_transforms.io.summary import SaveSummaryd
 from shared_transforms.io.view_line import LoadViewLined, PlaneOrientation, find_view_lines, load_view_line
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ParameterMap",
     "PlaneOrientation",
     "SaveMapsd",
+    "SaveSummaryd",
     "find_field_inputs",
     "find_gradient_echoes",
     "find_local_fields",

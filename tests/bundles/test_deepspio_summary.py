@@ -13,12 +13,12 @@ import pytest
 import torch
 from deepspio.maps import MapsFromPredictiond
 from deepspio.regions import centre_of, find_regions
-from deepspio.summary import ParticleSummaryd, SaveSummaryd
+from deepspio.summary import ParticleSummaryd
 from monai.data import MetaTensor
 
 from physics.viewline import ViewLineSequence
 from shared_transforms.errors import QMRIError
-from shared_transforms.io import PlaneOrientation
+from shared_transforms.io import PlaneOrientation, SaveSummaryd
 
 SIDE, STEP = 96, 0.25
 PIXEL = (STEP, STEP)

@@ -24,10 +24,10 @@ from stnet_perfusion.lesions import (
     large_parts,
     normal_flow,
 )
-from stnet_perfusion.summary import SaveSummaryd, StrokeSummaryd
+from stnet_perfusion.summary import StrokeSummaryd
 
 from shared_transforms.errors import QMRIError
-from shared_transforms.io import ParameterMap
+from shared_transforms.io import ParameterMap, SaveSummaryd
 from shared_transforms.report import SaveReportd
 
 SHAPE, VOXEL = (44, 52, 14), (4.0, 4.0, 6.0)

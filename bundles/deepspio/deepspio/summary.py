@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from physics.viewline import MILLIMOLAR
-from shared_transforms.atomic import atomic_write
 from shared_transforms.errors import QMRIError
 from shared_transforms.io import PlaneOrientation
 from shared_transforms.report import ReportSection
@@ -27,7 +24,7 @@ from .charts import concentration_figure, simulation_figure
 from .regions import Region, find_regions
 from .resimulation import lift
 
-__all__ = ["ParticleSummaryd", "SaveSummaryd"]
+__all__ = ["ParticleSummaryd"]
 
 Array = npt.NDArray[np.float64]
 
@@ -36,7 +33,7 @@ _UNITS = f"ug/mm^3 of iron; 1 ug/mm^3 is {MILLIMOLAR:.1f} mM"
 
 
 class ParticleSummaryd(MapTransform):
-    """Measure the regions with particles: ``item["summary"]`` and the parts of the report that belong to it.
+    """Measure the regions with particles: ``item["summary"]``, its ``tables``, and the parts of the report for both.
 
     Regions are voxels of the mask that touch; they are numbered by falling iron. Nothing is written.
 
@@ -99,6 +96,7 @@ class ParticleSummaryd(MapTransform):
                 "negative_share": _negative_share(values),
                 "quality": _quality(item),
             }
+            item["tables"] = {"regions": _table(item["summary"])}
             image, top = _double(item[self.plane_key]), item[key]["concentration"].display_range[1]
             shown = concentration_figure(image, values, labels, [r.centre for r in regions], (dx, dz), top)
             item["sections"] = [
@@ -106,54 +104,6 @@ class ParticleSummaryd(MapTransform):
                 _regions_section(item["summary"], shown),
                 _simulation_section(item, image, (dx, dz)),
             ]
-        return item
-
-
-class SaveSummaryd(MapTransform):
-    """Write ``item["summary"]`` to ``<output_dir>/<stem>/<stem>_summary.json`` and its regions to ``_regions.csv``.
-
-    Units stand in the names of the values. Each file is complete or absent, and goes into ``item["files"]``.
-
-    Args:
-        keys: key of the summary.
-        output_dir: folder of the maps.
-        software_name: for GeneratedBy.
-        software_version: for GeneratedBy.
-        weights_sha256: sha256 of the network's weights; None for an estimator without any.
-        method: how the maps were computed, in a few words.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "summary",
-        *,
-        output_dir: str | Path,
-        software_name: str,
-        software_version: str,
-        weights_sha256: str | None = None,
-        method: str = "",
-    ) -> None:
-        super().__init__(keys)
-        self.output_dir = Path(output_dir)
-        self.generated_by = {"Name": software_name, "Version": software_version, "Method": method}
-        if weights_sha256:
-            self.generated_by["WeightsSHA256"] = weights_sha256
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the item with the files added to ``files``."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            base = self.output_dir / item["stem"] / item["stem"]
-            content = {
-                **item[key], "notes": list(item.get("notes", [])), "generated_by": self.generated_by,
-                "intended_use": "For research. Not a medical device: not for diagnosis or treatment.",
-            }  # fmt: skip
-            text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            files = {f"{base}_regions.csv": _table(item[key]), f"{base}_summary.json": text}
-            for path, written in files.items():
-                with atomic_write(path) as file:
-                    file.write(written.encode())
-            item["files"] = [*item.get("files", []), *files]
         return item
 
 

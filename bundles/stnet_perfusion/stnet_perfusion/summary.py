@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from shared_transforms.atomic import atomic_write
 from shared_transforms.errors import QMRIError
 from shared_transforms.io import ParameterMap, read_mask
 from shared_transforms.io.nifti import read_header
@@ -34,7 +32,7 @@ from .lesions import (
 from .maps import HYPOPERFUSED
 from .summary_report import sections_of
 
-__all__ = ["MISMATCH_ML", "MISMATCH_RATIO", "SaveSummaryd", "StrokeSummaryd"]
+__all__ = ["MISMATCH_ML", "MISMATCH_RATIO", "StrokeSummaryd"]
 
 Array = npt.NDArray[Any]
 
@@ -184,51 +182,6 @@ class StrokeSummaryd(MapTransform):
             "midline is shifted or both sides are ill"
         )
         return ParameterMap(torch.from_numpy(ratio), "1", text, (0.0, 2.0))
-
-
-class SaveSummaryd(MapTransform):
-    """Write ``item["summary"]`` to ``<output_dir>/<stem>/<stem>_summary.json``: complete, or not at all.
-
-    Units stand in the names of the values. The file goes into ``item["files"]``.
-
-    Args:
-        keys: key of the summary.
-        output_dir: folder of the maps.
-        software_name: for GeneratedBy.
-        software_version: for GeneratedBy.
-        weights_sha256: sha256 of the network's weights; None for an estimator without any.
-        method: how the maps were computed, in a few words.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "summary",
-        *,
-        output_dir: str | Path,
-        software_name: str,
-        software_version: str,
-        weights_sha256: str | None = None,
-        method: str = "",
-    ) -> None:
-        super().__init__(keys)
-        self.output_dir = Path(output_dir)
-        self.generated_by = {"Name": software_name, "Version": software_version, "Method": method}
-        if weights_sha256:
-            self.generated_by["WeightsSHA256"] = weights_sha256
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the item with the file added to ``files``."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            path = self.output_dir / item["stem"] / f"{item['stem']}_summary.json"
-            content = {
-                **item[key], "notes": list(item.get("notes", [])), "generated_by": self.generated_by,
-                "intended_use": "For research. Not a medical device: not for diagnosis or treatment.",
-            }  # fmt: skip
-            with atomic_write(path) as file:
-                file.write((json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
-            item["files"] = [*item.get("files", []), str(path)]
-        return item
 
 
 def _side(right: float, left: float) -> str | None:
