@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import pywt
 import torch
 from deepspio.loss import WaveletLoss
 from deepspio.network import COMPRESSED_SCALES
@@ -18,7 +19,6 @@ def truth() -> Tensor:
 
 
 def test_the_papers_deviation_against_pywavelets(truth: Tensor) -> None:
-    pywt = pytest.importorskip("pywt")
     noisy = truth + torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0))
     expected = 0.0
     for one, other in zip(truth[:, 0].numpy(), noisy[:, 0].numpy(), strict=True):
