@@ -51,7 +51,8 @@ def test_torchscript_gives_the_same_maps(kind: Callable[..., nn.Module], tmp_pat
 
 @torch.no_grad()
 def test_onnx_gives_the_same_maps_at_other_sizes(tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     network, path = _network(DeepSPIO), tmp_path / "model.onnx"
     axes = {0: "batch", 2: "x", 3: "z"}
     convert_to_onnx(
