@@ -1,4 +1,4 @@
-"""Errors of parameter maps as metrics of the engines."""
+"""Errors of parameter maps, and areas under curves of detection, as metrics of the engines."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from torch import Tensor
 
+from shared_transforms.metrics.detection import average_precision, partial_roc_auc
 from shared_transforms.metrics.image import hfen, nrmse, xsim
 from shared_transforms.metrics.statistics import normalised_mae
 
@@ -20,7 +22,9 @@ __all__ = [
     "NRMSE",
     "RMSE",
     "XSIM",
+    "AveragePrecision",
     "NormalisedMAE",
+    "PartialROC",
     "RelativeBias",
     "RelativeRMSE",
     "StandardizedRMSE",
@@ -263,3 +267,89 @@ class NormalisedMAE(_Mean):
         values = normalised_mae(estimate[there], truth[there])
         self._sum += float(values.sum())
         self._count += len(values)
+
+
+class _Detection(Metric):
+    """A figure of merit of the scores of all cases of all batches and ranks together.
+
+    Args:
+        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
+        device: kept for ignite; scores are kept on the CPU in double precision.
+    """
+
+    _scores: list[Tensor]
+    _labels: list[Tensor]
+
+    def __init__(
+        self, output_transform: Callable[[Any], Any] = _from_dictionaries, device: str | torch.device = "cpu"
+    ) -> None:
+        super().__init__(output_transform=output_transform, device=device)
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._scores, self._labels = [], []
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Tensor, Tensor]) -> None:
+        """Add a batch.
+
+        Args:
+            output: scores [N], higher where thought positive, and labels [N], nonzero where positive.
+
+        Raises:
+            ValueError: when these are no two vectors of one length.
+        """
+        score, label = output
+        if score.ndim != 1 or score.shape != label.shape:
+            raise ValueError(f"scores and labels must be [N], got {tuple(score.shape)} and {tuple(label.shape)}")
+        self._scores.append(score.detach().double().cpu())
+        self._labels.append((label.detach() != 0).double().cpu())
+
+    def compute(self) -> float:
+        """The figure over all batches of all ranks; NaN where a kind of cases is missing. NaN scores raise."""
+        empty = torch.empty(0, dtype=torch.float64)
+        score, label = _all_ranks(torch.stack([torch.cat([empty, *x]) for x in (self._scores, self._labels)]))
+        return self._value(label.numpy(), score.numpy()) if len(score) else math.nan
+
+    def _value(self, label: Any, score: Any) -> float:
+        raise NotImplementedError
+
+
+class AveragePrecision(_Detection):
+    """Average precision, :func:`~shared_transforms.metrics.detection.average_precision`; higher is better.
+
+    Args:
+        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
+        device: kept for ignite; scores are kept on the CPU in double precision.
+    """
+
+    def _value(self, label: Any, score: Any) -> float:
+        return average_precision(label, score)
+
+
+class PartialROC(_Detection):
+    """Partial area :func:`~shared_transforms.metrics.detection.partial_roc_auc`; higher is better.
+
+    Args:
+        max_fpr: false positive rate up to which the curve counts, in (0, 1].
+        output_transform: from the engine's output to (prediction, label); default takes ``pred`` and ``label``.
+        device: kept for ignite; scores are kept on the CPU in double precision.
+    """
+
+    def __init__(self, max_fpr: float = 0.1, *arguments: Any, **options: Any) -> None:
+        self.max_fpr = max_fpr
+        super().__init__(*arguments, **options)
+
+    def _value(self, label: Any, score: Any) -> float:
+        return partial_roc_auc(label, score, self.max_fpr)
+
+
+def _all_ranks(rows: Tensor) -> Tensor:
+    """Columns [C, n] of all ranks beside each other; n may differ, which a plain gathering does not allow."""
+    if idist.get_world_size() == 1:
+        return rows
+    counts = [int(n) for n in idist.all_gather(torch.tensor([rows.shape[1]]))]
+    padded = torch.nn.functional.pad(rows, (0, max(counts) - rows.shape[1]))
+    parts = idist.all_gather(padded[None])
+    return torch.cat([part[:, :n] for part, n in zip(parts, counts, strict=True)], 1).cpu()
