@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from qsmrim_net.patches import lesion_geometry, lesion_patches, normalise_flair
+from qsmrim_net.patches import lesion_geometry, lesion_patches, normalise_flair, reference_qsm
 from scipy import ndimage
 from torch import Tensor
 
@@ -37,6 +37,22 @@ def test_flair_is_normalised_by_the_robust_spread_of_the_brain() -> None:
     away = brain & (bright == flair)
     plain, with_lesion = (normalise_flair(image, brain)[away] for image in (flair, bright))
     torch.testing.assert_close(with_lesion, plain, rtol=0.02, atol=0.02)
+
+
+def test_maps_that_differ_by_their_zero_become_equal() -> None:
+    brain = torch.zeros(12, 12, 12, dtype=torch.bool)
+    brain[2:10, 2:10, 2:10] = True
+    qsm = torch.where(brain, 30 * torch.randn(brain.shape, generator=torch.Generator().manual_seed(1)), 0.0)
+    found = reference_qsm(qsm, brain)
+    assert found[brain].median() == 0 and not found[~brain].any()
+    shifted = torch.where(brain, qsm + 17, 0.0)
+    torch.testing.assert_close(reference_qsm(shifted, brain), found, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found[brain].diff(), qsm[brain].diff(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(reference_qsm(qsm, torch.ones_like(brain)), found)  # voxels without a value do not count
+    with pytest.raises(QMRIError, match="no value inside"):
+        reference_qsm(0 * qsm, brain)
+    with pytest.raises(ValueError, match="equal shapes"):
+        reference_qsm(qsm[1:], brain)
 
 
 def test_a_flair_without_spread_or_brain_is_refused() -> None:

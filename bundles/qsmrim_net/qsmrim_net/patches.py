@@ -13,11 +13,38 @@ from torch import Tensor
 
 from shared_transforms.errors import QMRIError
 
-__all__ = ["PATCH_SIZE", "QSM_SCALE", "lesion_geometry", "lesion_patches", "normalise_flair"]
+__all__ = ["PATCH_SIZE", "QSM_SCALE", "lesion_geometry", "lesion_patches", "normalise_flair", "reference_qsm"]
 
 PATCH_SIZE = (24, 24, 8)  # voxels; the largest rim lesions measure 15 x 20 x 5 at .75 x .75 x 3 mm
 QSM_SCALE = 50.0  # ppb that become 1 in a patch
 _MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+
+
+def reference_qsm(qsm_ppb: Tensor, brain: Tensor) -> Tensor:
+    """Susceptibility with the median of the brain at 0: maps come with different zeros (CSF, the mean, none).
+
+    Args:
+        qsm_ppb: [X, Y, Z] in ppb; exact zeros are voxels without a value.
+        brain: boolean [X, Y, Z].
+
+    Returns:
+        [X, Y, Z] float32 in ppb; voxels without a value stay 0.
+
+    Raises:
+        ValueError: the shapes differ.
+        QMRIError: no voxel of the brain has a value.
+    """
+    if qsm_ppb.shape != brain.shape:
+        shapes = f"{tuple(qsm_ppb.shape)} and {tuple(brain.shape)}"
+        raise ValueError(f"qsm_ppb and brain: equal shapes are needed, got {shapes}")
+    qsm = qsm_ppb.float()
+    inside = qsm[brain.bool() & (qsm != 0)]
+    if not len(inside):
+        raise QMRIError(
+            field="QSM", found="no value inside of the brain", expected="a map of the brain", remedy="give QSM and mask "
+            "of one brain, on one grid",
+        )  # fmt: skip
+    return torch.where(qsm != 0, qsm - inside.median(), 0.0)
 
 
 def normalise_flair(flair: Tensor, brain: Tensor) -> Tensor:
