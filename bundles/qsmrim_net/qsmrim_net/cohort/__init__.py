@@ -1,0 +1,1 @@
+"""Cohorts of lesions: simulated ones, and a user's own."""
