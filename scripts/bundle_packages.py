@@ -12,12 +12,17 @@ from pathlib import Path
 from bundle_files import REPOSITORY, VENDORED, Bundle, Fault, walk
 
 OTHERWISE_NAMED = {"monai", "torch", "numpy"}  # these have versions of their own in metadata.json
-TRAINING_ONLY = {"mlflow", "nilearn"}  # the extra "train" of the repository; inference runs without them
+# The extra "train" of the repository; inference runs without them.
+TRAINING_ONLY = {"imblearn", "mlflow", "nilearn", "sklearn"}
 
 
 def required_packages(bundle: Bundle) -> Iterator[Fault]:
-    """Every package that modules of inference.json import, at whatever depth, is in required_packages_version."""
-    named = {_plain(name) for name in bundle.metadata.get("required_packages_version", {})}
+    """Every package that modules of inference.json import, at whatever depth, is in required_packages_version.
+
+    One that they can do without may stand in ``optional_packages_version`` instead.
+    """
+    fields = ("required_packages_version", "optional_packages_version")
+    named = {_plain(name) for field in fields for name in bundle.metadata.get(field, {})}
     distributions = packages_distributions()
     for module, importer in sorted(third_party(bundle).items()):
         candidates = {_plain(name) for name in distributions.get(module, [module])}

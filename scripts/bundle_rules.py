@@ -277,15 +277,23 @@ def agreement(bundle: Bundle) -> Iterator[Fault]:
 
 
 def _same_network(train: dict[str, Any], other: dict[str, Any], name: str) -> Iterator[Fault]:
-    """The arguments of the network, those that refer to a value at the top too, are those of train.json."""
-    nets = [config.get("network_def") for config in (train, other)]
-    if not isinstance(nets[0], dict) or not isinstance(nets[1], dict):
+    """The arguments of the network, those that refer to a value at the top too, are those of train.json.
+
+    Of an ensemble, a network with a list of ``members``, each member is compared.
+    """
+    own, net = train.get("network_def"), other.get("network_def")
+    if not isinstance(own, dict) or not isinstance(net, dict):
         return
-    for key in sorted(nets[0].keys() & nets[1].keys() - {"_desc_"}):
-        here, there = (_at_top(config, net[key]) for config, net in ((other, nets[1]), (train, nets[0])))
-        if here != there:
-            cure = "use one network in both: the weights belong to it"
-            yield Fault(f"configs/{name}", f"network_def#{key}", f"is {here}, but {there} in train.json", cure)
+    members = net["members"] if isinstance(net.get("members"), list) and "members" not in own else None
+    nets = {"network_def": net} if members is None else {f"network_def#members#{i}": m for i, m in enumerate(members)}
+    for id, one in nets.items():
+        if not isinstance(one, dict):
+            continue
+        for key in sorted(own.keys() & one.keys() - {"_desc_"}):
+            here, there = _at_top(other, one[key]), _at_top(train, own[key])
+            if here != there:
+                cure = "use one network in both: the weights belong to it"
+                yield Fault(f"configs/{name}", f"{id}#{key}", f"is {here}, but {there} in train.json", cure)
 
 
 def _at_top(config: dict[str, Any], value: Any) -> Any:

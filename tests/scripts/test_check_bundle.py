@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from bundle_files import BundleError, Fault, lookup, open_bundle, read_bundle
-from bundle_packages import third_party
+from bundle_packages import required_packages, third_party
 from bundle_rules import static_faults
 from check_bundle import check, main
 from pack_bundle import stage
@@ -165,6 +165,7 @@ def test_a_fault_of_a_file_is_named(tinymap: Path, change: Callable[[Path], obje
         ("train.json", "output_dir", "$@bundle_root + '/output'"),
         ("train.json", "run", ["$@network @ @device"]),
         ("metadata.json", "description", "maps in 1/s, and/or in s"),
+        ("metadata.json", f"{PRED}/spatial_shape", []),
         ("other.json", "_overlay_of_", ["inference.json"]),
         ("other.json", "+dataset", ["more"]),
         ("other.json", "network_def", {"_target_": "tinymap.network.Scale"}),
@@ -257,6 +258,35 @@ def test_a_training_uses_the_values_at_the_top_of_the_first(tinymap: Path) -> No
     faults = static_faults(read_bundle(tinymap))
     assert [(fault.file, fault.id) for fault in faults] == [("configs/inference.json", "network_def#channels")]
     assert "is 16, but 8 in train.json" in faults[0].problem
+
+
+def test_the_members_of_an_ensemble_are_the_network_that_was_trained(tinymap: Path) -> None:
+    for config in ("train.json", "inference.json"):
+        edit(tinymap, config, "width", 8)
+        edit(tinymap, config, "network_def", {"_target_": "tinymap.network.Scale", "channels": "@width"})
+    member = {"_target_": "tinymap.network.Scale", "channels": "@width"}
+    members = [member, member | {"channels": 4}, member | {"_target_": "tinymap.network.Other"}]
+    ensemble = {"_target_": "tinymap.network.Ensemble", "members": members[:1]}
+    edit(tinymap, "inference.json", "network_def", ensemble)
+    assert static_faults(read_bundle(tinymap)) == []
+    edit(tinymap, "inference.json", "network_def", ensemble | {"members": members})
+    faults = {fault.id: fault.problem for fault in static_faults(read_bundle(tinymap))}
+    assert faults == {
+        "network_def#members#1#channels": "is 4, but 8 in train.json",
+        "network_def#members#2#_target_": "is tinymap.network.Other, but tinymap.network.Scale in train.json",
+    }
+
+
+def test_a_package_that_inference_can_do_without_is_optional(tinymap: Path) -> None:
+    write(tinymap, "tinymap/network.py", "def f():\n    from skimage import filters\n    import mlflow, sklearn\n")
+    bundle = read_bundle(tinymap)
+    [fault] = required_packages(bundle)
+    assert "lacks scikit-image" in fault.problem
+    bundle.metadata["optional_packages_version"] = {"scikit-image": "0.26.0"}
+    assert list(required_packages(bundle)) == []
+    edit(tinymap, "metadata.json", "optional_packages_version", ["scikit-image"])
+    [fault] = static_faults(read_bundle(tinymap))
+    assert fault.id == "optional_packages_version"
 
 
 def test_packages_are_found_through_the_shared_ones(tinymap: Path, repository: Path) -> None:
