@@ -32,6 +32,7 @@ from shared_transforms.provenance import git_commit, hardware, versions
 __all__ = ["InferenceTimer", "ListFiles", "ReportSection", "SaveReportd"]
 
 _TIMES_IN_A_ROW = 8
+_MEASURED = ("map", "error", "residual")  # kinds of maps with statistics over voxels
 _BAD_CHI2 = 2.0
 _SIGNAL_MODEL = "The maps were put back through the signal model and compared with the measured images."
 # Name in ``acquisition``: label and unit. What is not named here is a time [s].
@@ -53,13 +54,13 @@ class ReportSection:
         heading: its title.
         text: a sentence or two below it.
         rows: of the table, each {column: text}, all with the same columns; the first column names the row.
-        figures: each with its caption.
+        figures: each with its caption; bytes are a PNG file that fills the width of the page, however tall.
     """
 
     heading: str
     text: str = ""
     rows: Sequence[Mapping[str, str]] = ()
-    figures: Sequence[tuple[Figure, str]] = ()
+    figures: Sequence[tuple[Figure | bytes, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class _Picture:
     source: str
     alternative: str
     caption: str
-    wide: bool
+    shape: str
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class SaveReportd(MapTransform):
         mask = as_array(maps["mask"].data) != 0 if "mask" in maps else None
         affine = getattr(item.get(self.image_key), "affine", None)
         shown = {name: m for name, m in maps.items() if m.kind in ("map", "error")}
-        statistics = {name: _statistics(name, m, mask) for name, m in maps.items() if m.kind != "mask"}
+        statistics = {name: _statistics(name, m, mask) for name, m in maps.items() if m.kind in _MEASURED}
         around = None if self.residual_outside else mask
         errors = {name: statistics.get(_error_of(name)) for name, m in maps.items() if m.kind == "map"}
         return _template().render(
@@ -329,10 +330,13 @@ def _map_picture(
     return _picture(figure, f"Map of {quantity_name(name)}: {numbers}", caption)
 
 
-def _picture(figure: Figure, alternative: str, caption: str = "") -> _Picture:
-    content = base64.b64encode(figure_to_png_bytes(figure)).decode()
-    width, height = figure.get_size_inches()
-    return _Picture(f"data:image/png;base64,{content}", alternative, caption, bool(width > 1.8 * height))
+def _picture(figure: Figure | bytes, alternative: str, caption: str = "") -> _Picture:
+    if isinstance(figure, bytes):
+        content, shape = figure, "wide tall"
+    else:
+        width, height = figure.get_size_inches()
+        content, shape = figure_to_png_bytes(figure), "wide" if width > 1.8 * height else ""
+    return _Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", alternative, caption, shape)
 
 
 def _residual_numbers(item: Mapping[Hashable, Any], statistics: Mapping[str, _Statistics]) -> dict[str, str]:

@@ -157,7 +157,11 @@ def _array(m: ParameterMap, suffix: str, shape: tuple[int, ...]) -> npt.NDArray[
             remedy="undo crops and padding before the maps are saved",
         )  # fmt: skip
     values = m.data.detach().cpu().numpy()
-    return (values != 0).astype(np.uint8) if m.kind == "mask" else values.astype(np.float32)
+    if m.kind == "mask":
+        return (values != 0).astype(np.uint8)
+    if m.kind == "labels":  # unsigned for classes, int32 for many objects: each is read by every viewer
+        return values.astype(np.uint8 if int(values.max(initial=0)) < 256 else np.int32)
+    return values.astype(np.float32)
 
 
 def _checked_stem(stem: str) -> str:
