@@ -27,7 +27,7 @@ from shared_transforms.tracking.config import user_values
 
 from .cohort.table import LesionTable
 from .experiments.methods import Method, methods_of
-from .fold_scores import FoldScores, score_file
+from .fold_scores import COLUMNS, FoldScores, score_file
 from .untrained import untrained_logits
 
 __all__ = ["CrossValidation", "Run", "cohort_key", "cross_validate", "score_table"]
@@ -218,8 +218,8 @@ def _score(validation: CrossValidation, run: Run, folder: Path) -> FoldScores:
     seconds = time.perf_counter() - begin
     tqdm.write(f"{run}: {len(logit)} lesions, {int(held_out.label.sum())} rims, {seconds:.0f} s")
     return FoldScores(
-        run.method.name, run.fold, run.seed, held_out.subject, held_out.lesion, logit.float(), cohort_key(cohort),
-        seconds, recipe, provenance(run.seed),
+        run.method.name, run.fold, run.seed, {name: getattr(held_out, name) for name in COLUMNS}, logit.float(),
+        cohort_key(cohort), seconds, recipe, provenance(run.seed),
     )  # fmt: skip
 
 

@@ -14,8 +14,10 @@ from shared_transforms.atomic import atomic_write
 from shared_transforms.checkpoint import load_checkpoint
 from shared_transforms.errors import QMRIError
 
-__all__ = ["FoldScores", "score_file"]
+__all__ = ["COLUMNS", "FoldScores", "score_file"]
 
+# What the experiments need to know of a lesion.
+COLUMNS = ("subject", "lesion", "label", "raters", "kind", "voxels", "volume_ml", "amplitude", "status")
 # Values of train.json that tell runs of one method apart, not recipes.
 _OF_THE_RUN = ("fold", "seed", "resume", "tracking_uri")
 
@@ -28,8 +30,7 @@ class FoldScores:
         method: name, see :data:`.experiments.methods.METHODS`.
         fold: held out.
         seed: of the training.
-        subject: of each lesion, int64 ``[n]``.
-        lesion: number within its subject, int64 ``[n]``.
+        lesions: the columns :data:`COLUMNS` of the cohort's table for these n lesions.
         logit: score, float32 ``[n]``: higher is more rim-like.
         cohort: digest of the cohort, see :func:`.cross_validation.cohort_key`.
         seconds: of training and scoring.
@@ -40,8 +41,7 @@ class FoldScores:
     method: str
     fold: int
     seed: int
-    subject: Tensor
-    lesion: Tensor
+    lesions: dict[str, Tensor]
     logit: Tensor
     cohort: str
     seconds: float
