@@ -73,8 +73,8 @@ def provenance(record: Mapping[str, Any]) -> Row:
 
 
 def wall_time(record: Mapping[str, Any]) -> str:
-    """How long a training took, in words, stage by stage; a run that was tracked only in part says so."""
-    stages = [*record.get("after", []), record]
+    """How long a training took, in words, by stages and members; a run that was tracked only in part says so."""
+    stages = [*record.get("after", []), record, *record.get("members", [])]
     if not all(stage["seconds"] for stage in stages):
         return "time not recorded"
     text = " + ".join(f"{stage['seconds'] / 60:.0f}" for stage in stages) + " minutes"

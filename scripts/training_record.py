@@ -22,6 +22,7 @@ from documents import documents_of
 sys.path.insert(0, str(REPOSITORY))
 
 RUN_FILE = "mlflow_run_id.txt"  # written by shared_transforms.tracking
+ANOTHER = ", then another member by "  # between the recipes of an ensemble
 LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
 PATHS = ("weights", "start_weights", "resume", "tracking_uri")  # say nothing about the result
 
@@ -60,10 +61,13 @@ def register(
     given: Mapping[str, Any] | None = None,
     epoch: int | None = None,
     after: Sequence[Path] = (),
+    members: Sequence[Path] = (),
+    buffers: Path | None = None,
 ) -> Path:
     """Copy the best weights of a run, or those of an epoch, to ``models/<name>`` and write their record.
 
-    The record is ``docs/results/training_<stem>.json``.
+    The record is ``docs/results/training_<stem>.json``. Several runs make one file for an ensemble, a network whose
+    ``members`` are theirs.
 
     Args:
         run_dir: output_dir of the training: ``checkpoints/model.pt``, ``checkpoints/checkpoint_epoch=N.pt``, and the
@@ -74,6 +78,8 @@ def register(
         epoch: epoch whose weights are shipped, one of the checkpoints kept; None for the best.
         after: output_dirs of the trainings before, in order: each but the first went on from the best weights of the
             one before by ``finetune.json``, and so did this one.
+        members: output_dirs of the trainings of an ensemble's further members, in order.
+        buffers: file with the tensors that the ensemble has beside its members, such as its calibration.
 
     Returns:
         The record.
@@ -88,11 +94,14 @@ def register(
     training = training_configs(bundle, name, overlays)
     source = "model.pt" if epoch is None else f"checkpoint_epoch={epoch}.pt"
     content, count = _weights(run_dir / "checkpoints" / source, special.dispensable)
+    if members or buffers:
+        files = [folder / "checkpoints" / source for folder in (run_dir, *members)]
+        content, count = _ensemble(files, buffers, special.dispensable)
     epochs, steps = _progress(run_dir / "checkpoints")
     known = {key: value for key, value in (given or {}).items() if value is not None}
     earlier = []
     for folder in after:
-        earlier.append(_earlier(folder, bundle, training, known))
+        earlier.append(_unshipped(folder, bundle, training, known))
         training = [*dict.fromkeys([*training, "finetune.json"])]
     run = _run(run_dir, known, _plain_values(bundle, training))
     record = {
@@ -116,6 +125,10 @@ def register(
     if earlier:
         recipes = [one["recipe"] for one in (*earlier, record)]
         record |= {"after": earlier, "recipe": ", then from its weights ".join(map(str, recipes))}
+    if members:
+        others = [_unshipped(folder, bundle, training, known, source) for folder in members]
+        recipes = [one["recipe"] for one in (record, *others)]
+        record |= {"members": others, "recipe": ANOTHER.join(map(str, recipes))}
     target = bundle_dir / "docs" / "results" / f"training_{Path(name).stem}.json"
     for path, data in (
         (bundle_dir / "models" / name, content),
@@ -126,9 +139,11 @@ def register(
     return target
 
 
-def _earlier(run_dir: Path, bundle: Bundle, training: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a training whose weights are not shipped but gone on from."""
-    content, _ = _weights(run_dir / "checkpoints" / "model.pt", ())
+def _unshipped(
+    run_dir: Path, bundle: Bundle, training: list[str], given: Mapping[str, Any], source: str = "model.pt"
+) -> dict[str, Any]:
+    """What is known of a training whose weights are no file of their own: gone on from, or a member of an ensemble."""
+    content, _ = _weights(run_dir / "checkpoints" / source, ())
     epochs, steps = _progress(run_dir / "checkpoints")
     run = _run(run_dir, given, _plain_values(bundle, training))
     return {
@@ -142,6 +157,21 @@ def _earlier(run_dir: Path, bundle: Bundle, training: list[str], given: Mapping[
         "steps": steps,
         "best_validation": run.best,
     }
+
+
+def _ensemble(files: Sequence[Path], buffers: Path | None, dispensable: tuple[str, ...]) -> tuple[bytes, int]:
+    """One file of the weights of all members and what the ensemble has beside them; and how many numbers it holds."""
+    import torch
+
+    kept: dict[str, Any] = {}
+    for number, path in enumerate(files):
+        state = torch.load(io.BytesIO(_weights(path, dispensable)[0]), map_location="cpu", weights_only=True)
+        kept |= {f"members.{number}.{key}": value for key, value in state.items()}
+    if buffers is not None:
+        kept |= torch.load(buffers, map_location="cpu", weights_only=True)
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    return buffer.getvalue(), sum(value.numel() for value in kept.values())
 
 
 def network_configs(bundle: Bundle, name: str) -> list[str]:

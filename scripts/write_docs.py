@@ -2,6 +2,7 @@
 
 python scripts/write_docs.py [--check] [--bundle NAME]
 python scripts/write_docs.py --register-weights RUN_DIR --as model.pt --bundle NAME
+    [--members RUN_DIR [RUN_DIR ...] --buffers FILE]
 
 The model card comes from templates/NAME/model_card.md.j2, the section of the README from
 templates/NAME/readme_results.md.j2, metadata.json from itself, and the numbers in all of them from configs and
@@ -151,6 +152,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--as", dest="name", metavar="FILE", help="name of the weights in models/, such as model.pt")
     text = "output_dirs of the trainings before, in order"
     parser.add_argument("--after", type=Path, metavar="RUN_DIR", nargs="+", default=[], help=text)
+    text = "output_dirs of the trainings of an ensemble's further members, in order"
+    parser.add_argument("--members", type=Path, metavar="RUN_DIR", nargs="+", default=[], help=text)
+    text = "tensors that the ensemble has beside its members"
+    parser.add_argument("--buffers", type=Path, metavar="FILE", help=text)
     parser.add_argument("--epoch", type=int, help="ship the weights of this epoch instead of the best")
     record = parser.add_argument_group("for a run that was not tracked (they win over its record)")
     record.add_argument("--seed", type=int)
@@ -177,7 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
         given: dict[str, Any] = {key: getattr(options, key) for key in ("seed", "commit", "hardware", "log")}
         try:
             bundle = options.repository / "bundles" / options.bundle
-            print(register(options.register_weights, bundle, options.name, given, options.epoch, options.after))
+            runs = {key: getattr(options, key) for key in ("epoch", "after", "members", "buffers")}
+            print(register(options.register_weights, bundle, options.name, given, **runs))
         except RecordError as error:
             print(f"not registered: {error}", file=sys.stderr)
             return 1

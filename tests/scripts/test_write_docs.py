@@ -10,11 +10,11 @@ import pytest
 import torch
 import write_docs
 from bundle_files import read_bundle
-from bundle_metadata import filled
+from bundle_metadata import filled, wall_time
 from docs_results import Results, Table
 from documents import documents_of
 from ignite.engine import Engine, Events
-from training_record import RecordError, network_configs, recipe, register, training_configs
+from training_record import ANOTHER, RecordError, network_configs, recipe, register, training_configs
 
 from shared_transforms.tracking import MLflowTracking
 
@@ -295,6 +295,31 @@ def test_buffers_that_networks_no_longer_keep_are_left_behind(bundle: Path, run_
     register(run_dir, bundle, "model_t2.pt", GIVEN)
     kept = torch.load(bundle / "models" / "model_t2.pt", weights_only=True)
     assert sorted(kept) == ["cell.bias", "cell.weight"]
+
+
+def test_an_ensemble_is_one_file_of_several_runs(bundle: Path, run_dir: Path, tmp_path: Path) -> None:
+    other, buffers = tmp_path / "other", tmp_path / "calibration.pt"
+    (other / "checkpoints").mkdir(parents=True)
+    first = torch.load(run_dir / "checkpoints" / "model.pt", weights_only=True)
+    second = {key: value + 1 for key, value in first.items()}
+    progress = {"epoch": 4, "iteration": 400}
+    for folder, state in ((run_dir, first), (other, second)):
+        torch.save({"network": state, "progress": progress}, folder / "checkpoints" / "checkpoint_epoch=4.pt")
+    (tmp_path / "other.log").write_text((tmp_path / "run.log").read_text())
+    torch.save({"thresholds": torch.tensor([0.5, 0.25])}, buffers)
+    given = GIVEN | {"seed": 3}
+    record = json.loads(
+        register(run_dir, bundle, "model.pt", given, epoch=4, members=[other], buffers=buffers).read_text()
+    )
+    found = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert found.keys() == {f"members.{n}.{key}" for n in (0, 1) for key in first} | {"thresholds"}
+    for number, state in enumerate((first, second)):
+        assert all(torch.equal(found[f"members.{number}.{key}"], value) for key, value in state.items())
+    assert record["number_of_weights"] == 2 * 8 + 2
+    assert [one["seed"] for one in record["members"]] == [3]
+    commands = record["recipe"].split(ANOTHER)
+    assert len(commands) == 2 and commands[0] == commands[1] == record["members"][0]["recipe"]
+    assert wall_time(record) == "30 + 30 minutes"
 
 
 @pytest.mark.parametrize(
