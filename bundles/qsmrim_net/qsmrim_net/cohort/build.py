@@ -1,0 +1,133 @@
+"""The simulated cohort: subjects made once from a seed, side by side in processes, and kept on disk."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import qsmrim_net.cohort
+import qsmrim_net.radiomics
+from qsmrim_net import patches
+from qsmrim_net.patches import lesion_geometry, lesion_patches, normalise_flair, reference_qsm
+from qsmrim_net.radiomics.extract import extract_features
+from shared_transforms.anatomy import split_generator
+from shared_transforms.experiments.cache import key_of
+
+from .population import draw_population
+from .subject import Subject, draw_subject, simulate_subject
+from .table import LesionTable
+
+__all__ = ["simulated_cohort", "simulated_subject", "subject_table"]
+
+
+def simulated_subject(seed: int, subject: int, subjects: int = 172, split: str = "train") -> Subject:
+    """One subject of a cohort, the same whenever and wherever it is made.
+
+    Args:
+        seed: of the cohort.
+        subject: number in the cohort, from 0.
+        subjects: in the cohort.
+        split: of the anatomy; cohorts of different splits never share a deformation.
+
+    Returns:
+        The examination and its truth.
+    """
+    population = draw_population(split_generator(seed, split=split), subjects)
+    counts = (int(values[subject]) for values in (population.rims, population.lesions, population.confluent))
+    return simulate_subject(draw_subject(split_generator(seed, index=subject + 1, split=split), *counts, split))
+
+
+def subject_table(subject: Subject, number: int, size: Sequence[int]) -> LesionTable:
+    """Patches, radiomics and truth of all lesions of a subject.
+
+    Args:
+        subject: simulated.
+        number: that stands for it in the table.
+        size: of the patches [voxels].
+
+    Returns:
+        One row a lesion, in the order of the labels.
+    """
+    qsm = reference_qsm(subject.qsm, subject.brain)
+    features = extract_features(qsm, subject.labels, subject.voxel_size)
+    geometry = lesion_geometry(subject.labels, subject.voxel_size)
+    count, kind = len(subject.lesions), subject.lesions.kind
+    return LesionTable(
+        subject=torch.full((count,), number),
+        lesion=torch.arange(1, count + 1),
+        image=lesion_patches(qsm, normalise_flair(subject.flair, subject.brain), subject.labels, size),
+        features=features.values,
+        status=torch.tensor([status != "ok" for status in features.status], dtype=torch.int8),
+        label=(kind == 0).long(),
+        raters=subject.raters,
+        kind=kind,
+        amplitude=subject.lesions.rim,
+        voxels=geometry["voxels"],
+        volume_ml=geometry["volume_ml"].float(),
+    )
+
+
+def simulated_cohort(
+    seed: int = 0,
+    subjects: int = 172,
+    split: str = "train",
+    size: Sequence[int] = (24, 24, 8),
+    cache_dir: str | Path = "cohort",
+    processes: int = 1,
+) -> LesionTable:
+    """The cohort of a seed. The first call simulates it, about three seconds a subject and core; later ones read it.
+
+    Args:
+        seed: of the cohort.
+        subjects: 172 gives the paper's counts exactly.
+        split: ``"train"``, ``"val"`` or ``"test"``: of the anatomy.
+        size: of the patches [voxels].
+        cache_dir: holds a file a subject while the cohort is made, then one of all. Its name changes with the recipe.
+        processes: that simulate side by side.
+
+    Returns:
+        All lesions.
+    """
+    recipe = f"{seed}/{subjects}/{split}/{tuple(size)}"
+    key = key_of(recipe, qsmrim_net.cohort, qsmrim_net.radiomics, patches)
+    path = Path(cache_dir) / f"{split}_{subjects}-subjects_seed-{seed}_{key}.pt"
+    if path.is_file():
+        return LesionTable.load(path)
+    parts = [path.with_suffix("") / f"subject-{number:04d}.pt" for number in range(subjects)]
+    jobs = [(part, seed, number, subjects, split, tuple(size)) for number, part in enumerate(parts) if not part.is_file()]
+    _run(jobs, processes)
+    table = LesionTable.concatenate(LesionTable.load(part) for part in parts)
+    table.save(path)
+    for part in parts:
+        part.unlink(missing_ok=True)
+    path.with_suffix("").rmdir()
+    return table
+
+
+Job = tuple[Path, int, int, int, str, tuple[int, ...]]
+
+
+def _run(jobs: Sequence[Job], processes: int) -> None:
+    """Make subjects, in this process or in several."""
+    bar = tqdm(total=len(jobs), desc="simulated subjects", disable=None)
+    if processes <= 1:
+        for job in jobs:
+            _make(job)
+            bar.update()
+    else:
+        # Forked children of a process that has run torch's threads can hang.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(_make, jobs):
+                bar.update()
+    bar.close()
+
+
+def _make(job: Job) -> None:
+    path, seed, number, subjects, split, size = job
+    subject_table(simulated_subject(seed, number, subjects, split), number, size).save(path)
