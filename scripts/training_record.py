@@ -63,6 +63,7 @@ def register(
     after: Sequence[Path] = (),
     members: Sequence[Path] = (),
     buffers: Path | None = None,
+    half: bool = False,
 ) -> Path:
     """Copy the best weights of a run, or those of an epoch, to ``models/<name>`` and write their record.
 
@@ -80,6 +81,7 @@ def register(
             one before by ``finetune.json``, and so did this one.
         members: output_dirs of the trainings of an ensemble's further members, in order.
         buffers: file with the tensors that the ensemble has beside its members, such as its calibration.
+        half: whether an ensemble's matrices are kept in half precision, for a file half as large.
 
     Returns:
         The record.
@@ -96,7 +98,7 @@ def register(
     content, count = _weights(run_dir / "checkpoints" / source, special.dispensable)
     if members or buffers:
         files = [folder / "checkpoints" / source for folder in (run_dir, *members)]
-        content, count = _ensemble(files, buffers, special.dispensable)
+        content, count = _ensemble(files, buffers, special.dispensable, half)
     epochs, steps = _progress(run_dir / "checkpoints")
     known = {key: value for key, value in (given or {}).items() if value is not None}
     earlier = []
@@ -126,6 +128,7 @@ def register(
         recipes = [one["recipe"] for one in (*earlier, record)]
         record |= {"after": earlier, "recipe": ", then from its weights ".join(map(str, recipes))}
     if members:
+        record["half_precision"] = half
         others = [_unshipped(folder, bundle, training, known, source) for folder in members]
         recipes = [one["recipe"] for one in (record, *others)]
         record |= {"members": others, "recipe": ANOTHER.join(map(str, recipes))}
@@ -159,14 +162,20 @@ def _unshipped(
     }
 
 
-def _ensemble(files: Sequence[Path], buffers: Path | None, dispensable: tuple[str, ...]) -> tuple[bytes, int]:
-    """One file of the weights of all members and what the ensemble has beside them; and how many numbers it holds."""
+def _ensemble(
+    files: Sequence[Path], buffers: Path | None, dispensable: tuple[str, ...], half: bool
+) -> tuple[bytes, int]:
+    """One file of the weights of all members and what the ensemble has beside them; and how many numbers it holds.
+
+    In half precision matrices and kernels are rounded; vectors are not: variances and scales may not fit.
+    """
     import torch
 
     kept: dict[str, Any] = {}
     for number, path in enumerate(files):
         state = torch.load(io.BytesIO(_weights(path, dispensable)[0]), map_location="cpu", weights_only=True)
-        kept |= {f"members.{number}.{key}": value for key, value in state.items()}
+        rounded = {key: value.half() if half and value.ndim > 1 else value for key, value in state.items()}
+        kept |= {f"members.{number}.{key}": value for key, value in rounded.items()}
     if buffers is not None:
         kept |= torch.load(buffers, map_location="cpu", weights_only=True)
     buffer = io.BytesIO()

@@ -2,7 +2,7 @@
 
 python scripts/write_docs.py [--check] [--bundle NAME]
 python scripts/write_docs.py --register-weights RUN_DIR --as model.pt --bundle NAME
-    [--members RUN_DIR [RUN_DIR ...] --buffers FILE]
+    [--members RUN_DIR [RUN_DIR ...] --buffers FILE --half]
 
 The model card comes from templates/NAME/model_card.md.j2, the section of the README from
 templates/NAME/readme_results.md.j2, metadata.json from itself, and the numbers in all of them from configs and
@@ -156,6 +156,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--members", type=Path, metavar="RUN_DIR", nargs="+", default=[], help=text)
     text = "tensors that the ensemble has beside its members"
     parser.add_argument("--buffers", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--half", action="store_true", help="keep an ensemble's matrices in half precision")
     parser.add_argument("--epoch", type=int, help="ship the weights of this epoch instead of the best")
     record = parser.add_argument_group("for a run that was not tracked (they win over its record)")
     record.add_argument("--seed", type=int)
@@ -182,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
         given: dict[str, Any] = {key: getattr(options, key) for key in ("seed", "commit", "hardware", "log")}
         try:
             bundle = options.repository / "bundles" / options.bundle
-            runs = {key: getattr(options, key) for key in ("epoch", "after", "members", "buffers")}
+            runs = {key: getattr(options, key) for key in ("epoch", "after", "members", "buffers", "half")}
             print(register(options.register_weights, bundle, options.name, given, **runs))
         except RecordError as error:
             print(f"not registered: {error}", file=sys.stderr)

@@ -320,6 +320,11 @@ def test_an_ensemble_is_one_file_of_several_runs(bundle: Path, run_dir: Path, tm
     commands = record["recipe"].split(ANOTHER)
     assert len(commands) == 2 and commands[0] == commands[1] == record["members"][0]["recipe"]
     assert wall_time(record) == "30 + 30 minutes"
+    register(run_dir, bundle, "model.pt", given, epoch=4, members=[other], buffers=buffers, half=True)
+    small = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert small["members.1.cell.weight"].dtype == torch.float16
+    assert small["members.1.cell.bias"].dtype == small["thresholds"].dtype == torch.float32
+    assert all(torch.equal(small[key].float(), value) for key, value in found.items())
 
 
 @pytest.mark.parametrize(
