@@ -187,7 +187,8 @@ class RadiomicsBranch(nn.Module):
 
     def standardised(self, radiomics: Tensor) -> Tensor:
         """Raw radiomics ``[N, features]`` in standard deviations from the mean lesion, within -8 and 8."""
-        if not torch.jit.is_tracing() and (radiomics.ndim != 2 or radiomics.shape[1] != self.features):
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+        if not tracing and (radiomics.ndim != 2 or radiomics.shape[1] != self.features):
             raise ValueError(f"radiomics must have shape [N, {self.features}], got {radiomics.shape}")
         # TorchScript reads no annotation of the class.
         mean, scale = torch.jit.annotate(Tensor, self.feature_mean), torch.jit.annotate(Tensor, self.feature_scale)
@@ -201,8 +202,8 @@ def check_batch(image: Tensor, training: bool) -> None:
     Raises:
         ValueError: for another shape, or a single lesion in training: batch normalisation has no variance of one row.
     """
-    if torch.jit.is_tracing():  # the exporters' own shapes
-        return
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return  # shapes are symbols
     if image.ndim != 5 or image.shape[1] != 2:
         raise ValueError(f"image must have shape [N, 2, X, Y, Z], got {image.shape}")
     if training and image.shape[0] < 2:
