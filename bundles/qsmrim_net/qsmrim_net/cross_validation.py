@@ -73,7 +73,7 @@ class CrossValidation:
         """MLflow's address for the parent run and its children."""
         return self.tracking_uri or f"sqlite:///{(Path(self.output_dir) / 'mlruns.db').as_posix()}"
 
-    def workflow(self, run: Run, folder: Path, **overrides: Any) -> ConfigWorkflow:
+    def workflow(self, run: Run, folder: Path) -> ConfigWorkflow:
         """train.json with the overlays of a method and the values of a run, initialised.
 
         Raises:
@@ -85,7 +85,7 @@ class CrossValidation:
             workflow_type="train", logging_file=False, bundle_root=str(self.bundle_root), output_dir=str(folder),
             fold=run.fold, seed=run.seed, resume=True, tracking_uri=self.tracking,
         )  # fmt: skip
-        for name, value in (dict(self.training) | overrides).items():
+        for name, value in self.training.items():
             if value is None:
                 continue
             if name not in found.parser:
@@ -94,6 +94,8 @@ class CrossValidation:
                     expected="a value of train.json", remedy="correct the name under training",
                 )  # fmt: skip
             found.parser[name] = value
+        if run.method.overlays is not None:
+            _track(self, found, run)
         found.initialize()
         return found
 
@@ -125,7 +127,7 @@ def cross_validate(
         The files of all runs asked for that are there.
 
     Raises:
-        QMRIError: at the end, when runs failed; or at once, where scores of another recipe are in the way.
+        QMRIError: at the end, when runs failed or scores of another recipe are in their place.
     """
     validation = CrossValidation(bundle_root, output_dir, training or {}, tracking_uri)
     runs = _runs(validation, methods_of(methods), _integers(seeds), only_folds)
@@ -133,8 +135,6 @@ def cross_validate(
     for run in tqdm(runs, "runs"):
         try:
             _once(validation, run)
-        except QMRIError:
-            raise
         except Exception as error:  # hours of other runs must not be lost to one
             traceback.print_exc()
             failures.append(f"{run}: {type(error).__name__}")
@@ -206,10 +206,8 @@ def _score(validation: CrossValidation, run: Run, folder: Path) -> FoldScores:
     held_out: LesionTable = content("held_out")
     cohort: LesionTable = content("cohort")
     if run.method.overlays is None:
-        training = cohort.select(~torch.isin(cohort.subject, held_out.subject))
-        logit = untrained_logits(run.method.name, training, held_out, run.seed)
+        logit = untrained_logits(run.method.name, content("training"), held_out, run.seed)
     else:
-        _track(validation, workflow, run)
         with _progress(content("train#trainer"), str(run)):
             workflow.run()
         logit = score_table(content("network"), held_out, content("device"))
