@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 __all__ = [
     "Estimate",
     "bootstrap",
+    "bootstrap_subjects",
     "coefficient_of_variation",
     "normalised_mae",
     "relative_bias",
@@ -191,6 +193,46 @@ def bootstrap(
     samples = [statistic(generator.integers(0, n, n)) for _ in range(resamples)]
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), n, level)
+
+
+def bootstrap_subjects(
+    subject: ArrayLike,
+    statistic: Callable[[np.ndarray], float],
+    *,
+    draws: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """Percentile bootstrap over subjects: a drawn subject brings all its rows, as often as it is drawn.
+
+    The lesions of one subject are not independent, nor are two methods on the same lesions: for a comparison let the
+    statistic be the difference of the two; they differ where the interval excludes 0.
+
+    Args:
+        subject: of each row [M], any values.
+        statistic: function of the chosen rows, indices with repetition; NaN in one draw makes the interval NaN.
+        draws: number of bootstrap samples.
+        seed: equal seeds draw equal subjects, whatever the statistic.
+        level: confidence level.
+
+    Returns:
+        The statistic of all rows, with its interval; ``n`` is the number of subjects.
+
+    Raises:
+        ValueError: when subject is no [M] with M >= 1.
+
+    Source: Zhang et al., QSMRim-Net, NeuroImage Clin. (2022), section 2.5 (500 times on subject).
+    """
+    names = np.asarray(subject)
+    if names.ndim != 1 or not len(names):
+        raise ValueError(f"subject must be [M], M >= 1, got {names.shape}")
+    _, counts = np.unique(names, return_counts=True)
+    rows = np.split(np.argsort(names, kind="stable"), counts.cumsum()[:-1])
+
+    def of_subjects(chosen: np.ndarray) -> float:
+        return statistic(np.concatenate([rows[one] for one in chosen]))
+
+    return bootstrap(len(rows), of_subjects, level=level, resamples=draws, seed=seed)
 
 
 def _median(values: Tensor, dim: int) -> Tensor:
