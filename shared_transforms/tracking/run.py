@@ -60,6 +60,8 @@ class MLflowTracking:
         run_name: name of the run, default the experiment's with date and time.
         resume: go on with the run that was recorded in ``output_dir`` before.
         iteration_interval: also record the loss every so many iterations; 0 never.
+        parent_run: identifier of the run that this one belongs to, as one of many trainings of an experiment; on the
+            same server.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class MLflowTracking:
         run_name: str | None = None,
         resume: bool = False,
         iteration_interval: int = 0,
+        parent_run: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.evaluator = evaluator
@@ -87,6 +90,7 @@ class MLflowTracking:
         self.run_name = run_name
         self.resume = resume
         self.iteration_interval = iteration_interval
+        self.parent_run = parent_run
         self._handler: MLFlowHandler | None = None
         self._losses: dict[str, list[torch.Tensor]] = {}
         self._pictures: set[Path] = set()
@@ -123,6 +127,8 @@ class MLflowTracking:
         assert self.run_id is not None  # start makes a run or raises
         (self.output_dir / _RUN_FILE).write_text(self.run_id + "\n")
         self._log_parameters(self._handler)
+        if self.parent_run is not None:
+            self._handler.client.set_tag(self.run_id, "mlflow.parentRunId", self.parent_run)
         if self.config is not None:
             path = self.output_dir / "executed_config.json"
             with atomic_write(path) as file:

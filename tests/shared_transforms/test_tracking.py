@@ -234,6 +234,16 @@ def test_failed_run_is_marked_and_resumed(folder: Path, client: Any, tmp_path: P
     assert len(client.search_runs([experiment])) == 2
 
 
+def test_a_run_of_many_names_its_parent(folder: Path, client: Any, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"tracking_uri": f"sqlite:///{folder}/mlruns.db", "experiment_name": "family", "config": {}}
+    make_engine([MLflowTracking(tmp_path / "parent", **common)]).run([0])
+    parent = (tmp_path / "parent/mlflow_run_id.txt").read_text().strip()
+    make_engine([MLflowTracking(tmp_path / "child", parent_run=parent, **common)]).run([0])
+    experiment = client.get_experiment_by_name("family").experiment_id
+    (child,) = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'")
+    assert child.info.run_id == (tmp_path / "child/mlflow_run_id.txt").read_text().strip()
+
+
 def test_environment_has_the_last_word(
     folder: Path, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
