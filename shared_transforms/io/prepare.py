@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["prepare_field", "prepare_perfusion", "prepare_series", "prepare_view_line"]
+__all__ = ["prepare_field", "prepare_lesions", "prepare_perfusion", "prepare_series", "prepare_view_line"]
 
 
 def prepare_series(
@@ -54,6 +54,23 @@ def prepare_field(
     if csf_key is not None and csf_key in item:
         keywords["csf_mask"] = item[csf_key][None, None].to(device, non_blocking=non_blocking)
     return item["image"][None].to(device, non_blocking=non_blocking), None, (), keywords
+
+
+def prepare_lesions(
+    item: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, None, tuple[()], dict[str, Tensor]]:
+    """``prepare_batch`` of MONAI's evaluator for the lesions of a subject, loaded with ``DataLoader(batch_size=None)``.
+
+    Args:
+        item: ``patches`` ``[L, C, X, Y, Z]``, one for each lesion, and ``radiomics`` ``[L, F]``, their features.
+        device: where the network runs.
+        non_blocking: as for ``Tensor.to``.
+
+    Returns:
+        The patches, no label, and the features as the keyword argument ``radiomics``, float32.
+    """
+    features = item["radiomics"].to(device, torch.float32, non_blocking=non_blocking)
+    return item["patches"].to(device, non_blocking=non_blocking), None, (), {"radiomics": features}
 
 
 def prepare_perfusion(

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from shared_transforms.errors import QMRIError
 
-__all__ = ["PATCH_SIZE", "QSM_SCALE", "lesion_geometry", "lesion_patches", "normalise_flair", "reference_qsm"]
+__all__ = [
+    "PATCH_SIZE",
+    "QSM_SCALE",
+    "lesion_geometry",
+    "lesion_patches",
+    "normalise_flair",
+    "patch_corners",
+    "reference_qsm",
+]
 
 PATCH_SIZE = (24, 24, 8)  # voxels; the largest rim lesions measure 15 x 20 x 5 at .75 x .75 x 3 mm
 QSM_SCALE = 50.0  # ppb that become 1 in a patch
@@ -41,8 +49,8 @@ def reference_qsm(qsm_ppb: Tensor, brain: Tensor) -> Tensor:
     inside = qsm[brain.bool() & (qsm != 0)]
     if not len(inside):
         raise QMRIError(
-            field="QSM", found="no value inside of the brain", expected="a map of the brain", remedy="give QSM and mask "
-            "of one brain, on one grid",
+            field="QSM", found="no value inside of the brain", expected="a map of the brain",
+            remedy="give QSM and mask of one brain, on one grid",
         )  # fmt: skip
     return torch.where(qsm != 0, qsm - inside.median(), 0.0)
 
@@ -110,10 +118,7 @@ def lesion_patches(
         )
     if len(size) != 3 or min(size) < 1:
         raise ValueError(f"size: three positive numbers of voxels are needed, got {tuple(size)}")
-    centroid = lesion_geometry(labels)["centroid"]
-    first = torch.floor(centroid.nan_to_num() + 0.5).long() - torch.tensor(
-        [n // 2 for n in size], device=labels.device
-    )  # [L, 3]
+    first = patch_corners(lesion_geometry(labels)["centroid"], size)
     flat = torch.zeros((), dtype=torch.long, device=labels.device)
     within = torch.ones((), dtype=torch.bool, device=labels.device)
     for axis, (n, extent) in enumerate(zip(size, labels.shape, strict=True)):
@@ -125,6 +130,17 @@ def lesion_patches(
     lesion = within & (labels.reshape(-1)[flat] == own)
     channels = (qsm_ppb.float() / scale, flair_normalised.float())
     return torch.stack([torch.where(lesion, c.reshape(-1)[flat], 0.0) for c in channels], dim=1)
+
+
+def patch_corners(centroid: Tensor, size: Sequence[int] = PATCH_SIZE) -> Tensor:
+    """First voxel [L, 3] int64 of the patch of each lesion, which may lie before the volume.
+
+    Args:
+        centroid: [L, 3], in voxel indices; NaN counts as 0.
+        size: voxels of a patch along X, Y, Z.
+    """
+    half = torch.tensor([n // 2 for n in size], device=centroid.device)
+    return torch.floor(centroid.nan_to_num() + 0.5).long() - half
 
 
 def lesion_geometry(labels: Tensor, voxel_size: Sequence[float] | Tensor = (1.0, 1.0, 1.0)) -> dict[str, Tensor]:
