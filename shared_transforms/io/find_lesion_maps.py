@@ -180,7 +180,7 @@ def _described(path: Path, kind: str, root: Path) -> _File:
     for word in (_LESION, _BRAIN, _MASK, *_CONTRASTS.values()):
         rest = word.sub("", rest)
     rest = re.sub(r"(?i)(?<![a-z])(?:space|label|desc|part|echo)-[a-z0-9]*", "", rest)
-    return _File(path, kind, subject, re.sub(r"[-_ .]+", "_", rest).strip("_"))
+    return _File(path, kind, subject, re.sub(r"([-_ .])[-_ .]+", r"\1", rest).strip("-_ ."))
 
 
 def _stem(file: _File) -> str:
