@@ -93,7 +93,9 @@ def _size_density(size: NDArray[Any], rim: NDArray[Any], fold: NDArray[np.int64]
     """Density of rims over that of the others at the logarithmic size of each lesion, from the other folds."""
     from scipy.stats import gaussian_kde
 
-    scores = np.empty(len(size))
+    scores = np.zeros(len(size))
+    if not np.ptp(size[rim == 1]):
+        return scores  # sizes without spread have no density, and tell little
     for name in np.unique(fold):
         inside = fold == name
         rims, others = (gaussian_kde(size[~inside & (rim == kind)])(size[inside]) for kind in (1, 0))
