@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import qsmrim_net.cohort
-import qsmrim_net.radiomics
-from qsmrim_net import patches
+from qsmrim_net import patches, radiomics
 from qsmrim_net.patches import lesion_geometry, lesion_patches, normalise_flair, reference_qsm
 from qsmrim_net.radiomics.extract import extract_features
 from shared_transforms.anatomy import split_generator
 from shared_transforms.experiments.cache import key_of
 
+from . import lesions, population, raters, subject
 from .population import draw_population
 from .subject import Subject, draw_subject, simulate_subject
 from .table import LesionTable
@@ -25,48 +24,48 @@ from .table import LesionTable
 __all__ = ["simulated_cohort", "simulated_subject", "subject_table"]
 
 
-def simulated_subject(seed: int, subject: int, subjects: int = 172, split: str = "train") -> Subject:
+def simulated_subject(seed: int, number: int, subjects: int = 172, split: str = "train") -> Subject:
     """One subject of a cohort, the same whenever and wherever it is made.
 
     Args:
         seed: of the cohort.
-        subject: number in the cohort, from 0.
+        number: of the subject in the cohort, from 0.
         subjects: in the cohort.
         split: of the anatomy; cohorts of different splits never share a deformation.
 
     Returns:
         The examination and its truth.
     """
-    population = draw_population(split_generator(seed, split=split), subjects)
-    counts = (int(values[subject]) for values in (population.rims, population.lesions, population.confluent))
-    return simulate_subject(draw_subject(split_generator(seed, index=subject + 1, split=split), *counts, split))
+    drawn = draw_population(split_generator(seed, split=split), subjects)
+    counts = (int(values[number]) for values in (drawn.rims, drawn.lesions, drawn.confluent))
+    return simulate_subject(draw_subject(split_generator(seed, index=number + 1, split=split), *counts, split))
 
 
-def subject_table(subject: Subject, number: int, size: Sequence[int]) -> LesionTable:
+def subject_table(examined: Subject, number: int, size: Sequence[int]) -> LesionTable:
     """Patches, radiomics and truth of all lesions of a subject.
 
     Args:
-        subject: simulated.
+        examined: a simulated subject.
         number: that stands for it in the table.
         size: of the patches [voxels].
 
     Returns:
         One row a lesion, in the order of the labels.
     """
-    qsm = reference_qsm(subject.qsm, subject.brain)
-    features = extract_features(qsm, subject.labels, subject.voxel_size)
-    geometry = lesion_geometry(subject.labels, subject.voxel_size)
-    count, kind = len(subject.lesions), subject.lesions.kind
+    qsm = reference_qsm(examined.qsm, examined.brain)
+    features = extract_features(qsm, examined.labels, examined.voxel_size)
+    geometry = lesion_geometry(examined.labels, examined.voxel_size)
+    count, kind = len(examined.lesions), examined.lesions.kind
     return LesionTable(
         subject=torch.full((count,), number),
         lesion=torch.arange(1, count + 1),
-        image=lesion_patches(qsm, normalise_flair(subject.flair, subject.brain), subject.labels, size),
+        image=lesion_patches(qsm, normalise_flair(examined.flair, examined.brain), examined.labels, size),
         features=features.values,
         status=torch.tensor([status != "ok" for status in features.status], dtype=torch.int8),
         label=(kind == 0).long(),
-        raters=subject.raters,
+        raters=examined.raters,
         kind=kind,
-        amplitude=subject.lesions.rim,
+        amplitude=examined.lesions.rim,
         voxels=geometry["voxels"],
         volume_ml=geometry["volume_ml"].float(),
     )
@@ -94,12 +93,14 @@ def simulated_cohort(
         All lesions.
     """
     recipe = f"{seed}/{subjects}/{split}/{tuple(size)}"
-    key = key_of(recipe, qsmrim_net.cohort, qsmrim_net.radiomics, patches)
+    key = key_of(recipe, population, lesions, subject, raters, patches, radiomics)
     path = Path(cache_dir) / f"{split}_{subjects}-subjects_seed-{seed}_{key}.pt"
     if path.is_file():
         return LesionTable.load(path)
     parts = [path.with_suffix("") / f"subject-{number:04d}.pt" for number in range(subjects)]
-    jobs = [(part, seed, number, subjects, split, tuple(size)) for number, part in enumerate(parts) if not part.is_file()]
+    jobs = [
+        (part, seed, number, subjects, split, tuple(size)) for number, part in enumerate(parts) if not part.is_file()
+    ]
     _run(jobs, processes)
     table = LesionTable.concatenate(LesionTable.load(part) for part in parts)
     table.save(path)

@@ -69,7 +69,7 @@ def _rim(lesions: Lesions, distance: Tensor, radial: Tensor, waves: Tensor) -> T
     shell = torch.exp(-0.5 * ((distance + 0.5 * lesions.thickness[:, None]) / width) ** 2)
     cosine = (lesions.arc[:, None] @ radial).squeeze(1)
     covered = torch.sigmoid((cosine - (1.0 - 2.0 * lesions.coverage[:, None])) / 0.08)
-    return lesions.rim[:, None] * shell * covered * (1.0 - 0.25 * (1.0 - waves[:, 0]))
+    return lesions.rim[:, None] * shell * covered * (1.0 - 0.15 * (1.0 - waves[:, 0]))
 
 
 def _vein(lesions: Lesions, where: Tensor, distance: Tensor) -> Tensor:
@@ -115,7 +115,9 @@ def _add_group(
     reach = torch.cartesian_prod(*(torch.arange(-int(h), int(h) + 1) for h in half))
     index = centres.round().long()[:, None] + reach  # [L, P, 3]
     within = ((index >= 0) & (index < size)).all(-1)
-    place = (index.clamp(torch.zeros(3, dtype=torch.long), size - 1) * torch.tensor([size[1] * size[2], size[2], 1])).sum(-1)
+    place = (
+        index.clamp(torch.zeros(3, dtype=torch.long), size - 1) * torch.tensor([size[1] * size[2], size[2], 1])
+    ).sum(-1)
     chi = fraction = cover = torch.zeros(index.shape[:2])
     softness = 0.25 * step[0]
     for shift_x in _SUBPIXELS:

@@ -66,7 +66,11 @@ def draw_population(generator: torch.Generator, subjects: int = len(RIM_COUNTS))
     extra = torch.multinomial(weight, left, replacement=True, generator=generator) if left else least[:0]
     lesions = least + torch.bincount(extra, minlength=subjects)
     wanted = round(_CONFLUENT * subjects / len(RIM_COUNTS))
-    owners = torch.multinomial((lesions - rims).double(), wanted, replacement=True, generator=generator) if wanted else extra[:0]
+    owners = (
+        torch.multinomial((lesions - rims).double(), wanted, replacement=True, generator=generator)
+        if wanted
+        else extra[:0]
+    )
     confluent = torch.minimum(torch.bincount(owners, minlength=subjects), lesions - rims)
     return Population(rims, lesions, confluent)
 
@@ -154,25 +158,25 @@ def draw_lesions(generator: torch.Generator, rims: int, lesions: int, confluent:
 
     # In the order of KINDS.
     core = of_kind((-6.0, 22.0), (-7.0, 9.0), (12.0, 48.0), (-26.0, -9.0), (-6.0, 20.0), (-6.0, 22.0))
-    rim = of_kind((22.0, 65.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (8.0, 24.0))
-    crossed = (kind == 4) | (torch.rand(n, generator=generator) < 0.15)
+    rim = of_kind((26.0, 65.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (8.0, 24.0))
+    crossed = (kind == 4) | (torch.rand(n, generator=generator) < 0.08)
     # A vein beside the lesion follows its edge like a part of a rim; one through its middle is the central vein sign.
     offset = direction() * torch.where(uniform(0.0, 1.0, 1) < 0.6, uniform(0.7, 1.0, 1), uniform(0.0, 0.3, 1))
     return Lesions(
         kind=kind, radii=radii, rotation=torch.linalg.qr(torch.randn(n, 3, 3, generator=generator))[0],
         wave_direction=2.5 * direction(_WAVES), wave_phase=uniform(0.0, 6.2832, _WAVES),
-        wave_height=uniform(0.0, 0.09, _WAVES), core=core, patchiness=uniform(0.0, 0.6), rim=rim,
+        wave_height=uniform(0.0, 0.09, _WAVES), core=core, patchiness=uniform(0.0, 0.25), rim=rim,
         thickness=uniform(0.6, 1.3), coverage=uniform(0.45, 1.0), arc=direction(),
-        vein=torch.where(crossed, uniform(120.0, 280.0), 0.0), vein_radius=uniform(0.3, 0.75),
+        vein=torch.where(crossed, uniform(120.0, 280.0), 0.0), vein_radius=uniform(0.3, 0.6),
         vein_direction=direction(), vein_offset=offset, flair=uniform(0.35, 0.95),
-        edge=(0.35 * torch.randn(n, generator=generator)).clamp(-0.6, 0.9),
+        edge=(0.15 + 0.25 * torch.randn(n, generator=generator)).clamp(-0.3, 0.9),
     )  # fmt: skip
 
 
 def _radii(generator: torch.Generator, n: int, rim: Tensor, big: Tensor) -> Tensor:
     """Log-normal radii ``[n, 3]``; rims cannot be smaller than a rim is thick, nor larger than the paper's largest."""
-    size = torch.exp(torch.randn(n, generator=generator) * 0.36 + 1.18)
-    size = torch.where(rim, size.clamp(2.6, 6.2), size.clamp(1.5, 9.0))
+    size = torch.exp(torch.randn(n, generator=generator) * 0.36 + 1.27)
+    size = torch.where(rim, (1.12 * size).clamp(3.8, 7.0), size.clamp(1.5, 9.0))
     size = torch.where(big, 13.0 + 4.0 * torch.rand(n, generator=generator), size)
     elongation = torch.exp(0.22 * torch.randn(n, 3, generator=generator))
     elongation = elongation / elongation.prod(1, keepdim=True) ** (1 / 3)
