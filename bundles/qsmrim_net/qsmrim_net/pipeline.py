@@ -17,20 +17,23 @@ from .lesions import find_lesions
 from .orientation import RasOrder
 from .patches import PATCH_SIZE, lesion_geometry, lesion_patches, normalise_flair, reference_qsm
 from .radiomics.extract import extract_features
+from .resample import to_voxels
 
 __all__ = ["Featuresd", "LesionInferer", "LesionsInd", "PatchesAsImaged", "SubjectLesions"]
 
 _RADIOMICS = "radiomics"
+_SAME_SIZE = 0.05  # relative difference of a voxel's side up to which nothing is resampled
 
 
 @dataclass(frozen=True)
 class SubjectLesions:
-    """The lesions of one subject; volumes in RAS order, rows in the order of the labels.
+    """The lesions of one subject; volumes in RAS order on the voxels of the file, rows in the order of the labels.
 
     Attributes:
         order: between the file and these volumes.
         voxel_size: along X, Y, Z [mm].
         volumes: QSM [ppb] less its median in the brain, and normalised FLAIR ``[2, X, Y, Z]``.
+        brain: boolean ``[X, Y, Z]``.
         labels: ``[X, Y, Z]`` int32, 0 for the background and 1..L.
         ids: number of each lesion in table and map: the user's own, where the mask has numbers.
         flags: what is to be known of each lesion.
@@ -41,6 +44,7 @@ class SubjectLesions:
     order: RasOrder
     voxel_size: tuple[float, float, float]
     volumes: Tensor
+    brain: Tensor
     labels: Tensor
     ids: Sequence[int]
     flags: Sequence[tuple[str, ...]]
@@ -55,6 +59,8 @@ class LesionsInd(MapTransform):
 
     Args:
         keys: the one key of the volumes, a MetaTensor with their affine.
+        size: voxels of the network's patch along X, Y, Z, for the flag of lesions that are larger.
+        voxel_size_mm: of these voxels; None for those of the file.
         brain_key: key of a mask ``[1, H, W, D]``, where there is one; else the brain is where QSM is not 0 and FLAIR
             above it.
         options: of :func:`.lesions.find_lesions`.
@@ -63,8 +69,16 @@ class LesionsInd(MapTransform):
         QMRIError: no brain, a FLAIR image without contrast, or what :func:`.lesions.find_lesions` raises.
     """
 
-    def __init__(self, keys: KeysCollection = "image", brain_key: str = "brain", **options: Any) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        size: Sequence[int] = PATCH_SIZE,
+        voxel_size_mm: Sequence[float] | None = None,
+        brain_key: str = "brain",
+        **options: Any,
+    ) -> None:
         super().__init__(keys)
+        self.size, self.voxel_size = tuple(size), voxel_size_mm
         self.brain_key, self.options = brain_key, options
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -78,10 +92,14 @@ class LesionsInd(MapTransform):
                 brain = order.to_ras(_plain(item[self.brain_key]))[0] != 0
             sides = item["acquisition"]["voxel_size"].tolist()
             x, y, z = (float(sides[axis]) for axis in order.axes)
-            volumes = torch.stack([reference_qsm(qsm, brain), normalise_flair(flair, brain)])
-            found = find_lesions(mask.round().to(torch.int32), (x, y, z), brain=brain, **self.options)
-            geometry = lesion_geometry(found.labels, (x, y, z))
-            item["lesions"] = SubjectLesions(order, (x, y, z), volumes, found.labels, found.ids, found.flags, geometry)
+            wanted = self.voxel_size or (x, y, z)
+            patch = [max(1, round(n * w / v)) for n, w, v in zip(self.size, wanted, (x, y, z), strict=True)]
+            whole = mask.round().to(torch.int32)
+            found = find_lesions(whole, (x, y, z), brain=brain, patch_size=patch, **self.options)
+            item["lesions"] = SubjectLesions(
+                order, (x, y, z), _normalised(qsm, flair, brain), brain, found.labels, found.ids, found.flags,
+                lesion_geometry(found.labels, (x, y, z)),
+            )  # fmt: skip
             item["notes"] = [*item.get("notes", []), *found.notes]
         return item
 
@@ -89,34 +107,65 @@ class LesionsInd(MapTransform):
 class Featuresd(MapTransform):
     """Make ``item["patches"]`` ``[L, 2, *size]`` and ``item["radiomics"]`` ``[L, 527]`` of the lesions.
 
-    A lesion without radiomic features has a row of NaN, of which the network makes the mean lesion.
+    Volumes and labels with other voxels than those of the training are brought to these first; place and size of the
+    lesions stay those of the file. A lesion without radiomic features has a row of NaN, of which the network makes the
+    mean lesion.
 
     Args:
         keys: key of the lesions, as ``LesionsInd`` finds them.
         size: voxels of a patch along X, Y, Z.
+        voxel_size_mm: of the training, along X, Y, Z; None takes the voxels of the file.
+        image_key: key of the volumes ``[3, H, W, D]``.
     """
 
-    def __init__(self, keys: KeysCollection = "lesions", size: Sequence[int] = PATCH_SIZE) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection = "lesions",
+        size: Sequence[int] = PATCH_SIZE,
+        voxel_size_mm: Sequence[float] | None = None,
+        image_key: str = "image",
+    ) -> None:
         super().__init__(keys)
-        self.size = tuple(int(n) for n in size)
+        self.size = tuple(size)
+        self.voxel_size, self.image_key = voxel_size_mm, image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item with ``patches``, ``radiomics``, ``lesions`` and ``notes``."""
         item = dict(data)
         for key in self.key_iterator(item):
             lesions: SubjectLesions = item[key]
-            features = extract_features(lesions.volumes[0], lesions.labels, lesions.voxel_size)
-            item[key] = replace(lesions, statuses=list(features.status))
-            item["patches"] = lesion_patches(lesions.volumes[0], lesions.volumes[1], lesions.labels, self.size)
-            item[_RADIOMICS] = features.values
-            missing = sum(status != "ok" for status in features.status)
-            if missing:
-                note = (
-                    f"{missing} of {len(features.status)} lesions have no radiomic features, as a few voxels allow "
-                    "none: their probabilities come from their images and the features of the mean lesion"
+            (qsm, flair), labels, sides, notes = self._on_training_voxels(lesions, item[self.image_key])
+            features = extract_features(qsm, labels, sides)
+            # A lesion between larger voxels may have none of them: it stays a row.
+            missing = len(lesions.ids) - len(features.status)
+            statuses = [*features.status, *(["empty"] * missing)]
+            item[key] = replace(lesions, statuses=statuses)
+            item["patches"] = _with_rows(lesion_patches(qsm, flair, labels, self.size), missing, 0.0)
+            item[_RADIOMICS] = _with_rows(features.values, missing, torch.nan)
+            without = sum(status != "ok" for status in statuses)
+            if without:
+                notes.append(
+                    f"{without} of {len(statuses)} lesions have no radiomic features, as so few voxels allow none: "
+                    "their probabilities come from their images and the features of the mean lesion"
                 )
-                item["notes"] = [*item.get("notes", []), note]
+            item["notes"] = [*item.get("notes", []), *notes]
         return item
+
+    def _on_training_voxels(
+        self, lesions: SubjectLesions, image: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[float, ...], list[str]]:
+        """QSM and FLAIR ``[2, X, Y, Z]``, labels, the voxel size, and a remark where these are not the file's."""
+        wanted = tuple(self.voxel_size or lesions.voxel_size)
+        if all(abs(a / b - 1.0) <= _SAME_SIZE for a, b in zip(lesions.voxel_size, wanted, strict=True)):
+            return lesions.volumes, lesions.labels, lesions.voxel_size, []
+        raw = torch.cat([lesions.order.to_ras(_plain(image))[:2], lesions.brain[None].float()])
+        (qsm, flair, brain), labels = to_voxels(raw, lesions.labels, lesions.voxel_size, wanted)
+        given, trained = (" x ".join(f"{side:.3g}" for side in sides) for sides in (lesions.voxel_size, wanted))
+        note = (
+            f"The voxels are {given} mm (right, front, top). Patches and features were made on those of the training, "
+            f"{trained} mm; where the image has coarser ones, thin rims may be missed"
+        )
+        return _normalised(qsm, flair, brain > 0), labels, wanted, [note]
 
 
 class PatchesAsImaged(MapTransform):
@@ -190,3 +239,13 @@ def _plain(values: Any) -> Tensor:
     """A tensor without MONAI's meta data."""
     plain: Tensor = values.as_tensor() if hasattr(values, "as_tensor") else torch.as_tensor(values)
     return plain
+
+
+def _normalised(qsm: Tensor, flair: Tensor, brain: Tensor) -> Tensor:
+    """``[2, X, Y, Z]``."""
+    return torch.stack([reference_qsm(qsm, brain), normalise_flair(flair, brain)])
+
+
+def _with_rows(values: Tensor, more: int, fill: float) -> Tensor:
+    """The tensor with more rows of one value at its end."""
+    return torch.cat([values, values.new_full((more, *values.shape[1:]), fill)])

@@ -34,8 +34,8 @@ _RIM, _PLAIN, _OTHER = (230, 159, 0), (86, 180, 233), (120, 120, 120)  # told ap
 _INK, _SOFT = "#1c2530", "#56626f"
 _REVIEWED = 40  # rows of the table in the report; the CSV file has all
 _LEGEND = (
-    f"QSM, QSM, FLAIR; right is left. QSM {QSM_WINDOW[0]:g} to {QSM_WINDOW[1]:g} ppb from the median of the brain. "
-    "Outline: orange with a rim by vote, blue without, grey another lesion. Bar: 10 mm."
+    f"QSM, QSM, FLAIR; the patient's right is on the left. QSM: {QSM_WINDOW[0]:g} to {QSM_WINDOW[1]:g} ppb around the "
+    "median of the brain. Outline: orange with a rim by vote, blue without, grey another lesion. Bar: 10 mm."
 )
 
 _Picture = npt.NDArray[np.uint8]
@@ -47,7 +47,7 @@ class LesionCrops:
 
     Attributes:
         images: QSM [ppb] and FLAIR ``[L, 2, rows, columns]``, rows from front to back, columns from right to left of
-            the patient, 0 beyond the volume.
+            the patient, minus infinity beyond the volume.
         lesion: boolean ``[L, rows, columns]``.
         others: other lesions, likewise.
         fields_mm: side of each crop [mm].
@@ -137,6 +137,7 @@ def lesion_crops(lesions: SubjectLesions, chosen: Sequence[int], pixels: int = S
     x, y = (2.0 * at / max(n - 1, 1) - 1.0 for at, n in zip((x, y), labels.shape[:2], strict=True))
     grid = torch.stack(torch.broadcast_tensors(y[:, :, None], x[:, None, :]), -1)
     images = F.grid_sample(lesions.volumes[..., plane].permute(3, 0, 1, 2).float(), grid, align_corners=True)
+    images = images.masked_fill((grid.abs() > 1).any(-1)[:, None], -torch.inf)  # drawn black
     numbers = labels[..., plane].permute(2, 0, 1)[:, None].float()
     numbers = F.grid_sample(numbers, grid, mode="nearest", align_corners=True)[:, 0].long()
     own = numbers == (some + 1)[:, None, None]
@@ -195,7 +196,7 @@ def _page(tiles: _Picture, rows: Sequence[Mapping[str, Any]], heading: str) -> b
 def _words(row: Mapping[str, Any]) -> tuple[str, str]:
     """What stands above and below a lesion."""
     seeds = sum(name.startswith("probability_seed") for name in row)
-    name = f"{row['lesion']}    {row['probability']:.2f}    {row['votes']} of {seeds} votes" + ": rim" * row["rim"]
+    name = f"Lesion {row['lesion']}:  {row['probability']:.2f},  {row['votes']} of {seeds} votes" + ": rim" * row["rim"]
     flags = [str(flag).replace("_", " ") for flag in row["flags"]]
     flags += ["no radiomics"] * (row["radiomics"] != "ok")
     return name, ", ".join([f"{row['volume_ml']:.2g} ml", *flags])
