@@ -37,8 +37,9 @@ def simulated_subject(seed: int, number: int, subjects: int = 172, split: str = 
         The examination and its truth.
     """
     drawn = draw_population(split_generator(seed, split=split), subjects)
-    counts = (int(values[number]) for values in (drawn.rims, drawn.lesions, drawn.confluent))
-    return simulate_subject(draw_subject(split_generator(seed, index=number + 1, split=split), *counts, split))
+    rims, total, confluent = (int(values[number]) for values in (drawn.rims, drawn.lesions, drawn.confluent))
+    generator = split_generator(seed, index=number + 1, split=split)
+    return simulate_subject(draw_subject(generator, rims, total, confluent, split))
 
 
 def subject_table(examined: Subject, number: int, size: Sequence[int]) -> LesionTable:

@@ -43,8 +43,8 @@ def draw_population(generator: torch.Generator, subjects: int = len(RIM_COUNTS))
 
     Args:
         generator: random stream on the CPU.
-        subjects: number S of subjects. 172 gives the paper's cohort exactly (4163 lesions, 177 rims); other numbers draw
-            subjects from it, and lesions in proportion.
+        subjects: number S of subjects. 172 gives the paper's cohort exactly (4163 lesions, 177 rims); other
+            numbers draw subjects from it, and lesions in proportion.
 
     Returns:
         The counts.

@@ -59,7 +59,7 @@ class GradientEcho:
     echo_times: Sequence[float] = field(default_factory=lambda: tuple(0.0063 + 0.0041 * k for k in range(10)))
     field_strength: float = 3.0
     voxel_size: Sequence[float] = (0.75, 0.75, 3.0)
-    size: Sequence[int] = (176, 224, 40)
+    size: tuple[int, int, int] = (176, 224, 40)
     slices: int = 3
     snr: Sequence[float] = (35.0, 60.0)
     regularisation: float = 1e-4
@@ -104,6 +104,7 @@ class Subject:
         voxel_size: (dx, dy, dz) [mm].
         lesions: what each lesion is, in the order of the labels 1..L.
         raters: what two raters said of them ``[L, 2]``.
+        echoes: complex echoes ``[N, X, Y, Z]``, where they were asked for.
     """
 
     qsm: Tensor
@@ -115,6 +116,7 @@ class Subject:
     voxel_size: tuple[float, float, float]
     lesions: Lesions
     raters: Tensor
+    echoes: Tensor | None = None
 
 
 def draw_subject(
@@ -161,13 +163,16 @@ def draw_subject(
     )
 
 
-def simulate_subject(drawn: SubjectDraw, protocol: GradientEcho | None = None, head: Head | None = None) -> Subject:
+def simulate_subject(
+    drawn: SubjectDraw, protocol: GradientEcho | None = None, head: Head | None = None, keep_echoes: bool = False
+) -> Subject:
     """Simulate the examination of a subject.
 
     Args:
         drawn: the subject; the same gives the same examination.
         protocol: as it was drawn with.
         head: as it was drawn with.
+        keep_echoes: whether the examination holds the complex echoes too.
 
     Returns:
         The examination.
@@ -178,7 +183,7 @@ def simulate_subject(drawn: SubjectDraw, protocol: GradientEcho | None = None, h
     signal, brain = echoes(drawn, protocol, tissue, maps, vessels, generator)
     qsm = _susceptibility(signal, brain, tissue, protocol)
     mean = _slice_mean(torch.stack([maps.flair, maps.cover, maps.chi]), protocol.slices)
-    bias = torch.exp(0.04 * smooth_volume(generator, 1, tuple(mean.shape[1:]), 60.0)[0])
+    bias = torch.exp(0.04 * smooth_volume(generator, 1, protocol.size, 60.0)[0])
     flair = 300.0 * add_gaussian_noise(mean[0] * bias, 0.035, generator).clamp_min(0.0)
     return Subject(
         qsm=qsm,
@@ -190,13 +195,14 @@ def simulate_subject(drawn: SubjectDraw, protocol: GradientEcho | None = None, h
         voxel_size=tuple(protocol.voxel_size),  # type: ignore[arg-type]
         lesions=drawn.lesions,
         raters=drawn.raters,
+        echoes=signal if keep_echoes else None,
     )
 
 
 def _fine_maps(
     drawn: SubjectDraw, protocol: GradientEcho, head: Head, generator: torch.Generator
 ) -> tuple[Tensor, LesionMaps, Tensor, Tensor]:
-    """Tissue fractions ``[3, X, Y, Z']``, maps with lesions, the fraction of veins, centres of the lesions: fine grid."""
+    """Tissue fractions ``[3, X, Y, Z']``, lesion maps, fraction of veins, centres of lesions, on the fine grid."""
     x, y, z = protocol.size
     size = (x, y, z * protocol.slices)
     step = (protocol.voxel_size[0], protocol.voxel_size[1], protocol.voxel_size[2] / protocol.slices)
@@ -297,7 +303,7 @@ def _susceptibility(signal: Tensor, brain: Tensor, tissue: Tensor, protocol: Gra
 
 
 def _labels(maps: LesionMaps, centres: Tensor, slices: int, brain: Tensor) -> Tensor:
-    """The mask as drawn on slices: voxels of which a lesion covers more than half, but at least one for every lesion."""
+    """The mask as drawn on slices: voxels of which a lesion covers more than half, at least one for every lesion."""
     cover = _slice_mean(maps.cover, slices)
     owners = torch.stack([maps.owner[..., k::slices] for k in range(slices)])
     most = torch.stack([maps.cover[..., k::slices] for k in range(slices)]).argmax(0, keepdim=True)
