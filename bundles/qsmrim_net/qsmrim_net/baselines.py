@@ -9,7 +9,7 @@ from monai.networks.blocks import Convolution
 from monai.networks.nets import FullyConnectedNet
 from torch import Tensor, nn
 
-from .network import PREVALENCE, RadiomicsBranch, check_batch, classifier
+from .network import PREVALENCE, RadiomicsBranch, check_batch, classifier, needs_float32
 
 __all__ = ["APRLNetwork", "RimNet"]
 
@@ -64,9 +64,18 @@ class RimNet(nn.Module):
             ValueError: for another shape, or a training batch of one.
         """
         check_batch(image, self.training)
+        return self.classifier(self.image_features(image)).squeeze(1)
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Features ``[N, 8 width]`` of patches ``[N, 2, X, Y, Z]``."""
+        if not torch.jit.is_scripting() and needs_float32(image, (4, 4, 4)):  # type: ignore[attr-defined]
+            with torch.autocast("cpu", enabled=False):
+                return self._image_features(image.float())
+        return self._image_features(image)
+
+    def _image_features(self, image: Tensor) -> Tensor:
         qsm, flair = self.qsm_first(image[:, :1]), self.flair_first(image[:, 1:])
-        features = torch.cat([self.qsm(torch.cat([qsm, flair], 1)), self.flair(flair)], 1)
-        return self.classifier(features.mean((2, 3, 4))).squeeze(1)
+        return torch.cat([self.qsm(torch.cat([qsm, flair], 1)), self.flair(flair)], 1).mean((2, 3, 4))
 
 
 class APRLNetwork(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .smote import DeepSMOTE
 
-__all__ = ["PREVALENCE", "STEMS", "QSMRimNet", "RadiomicsBranch", "check_batch", "classifier"]
+__all__ = ["PREVALENCE", "STEMS", "QSMRimNet", "RadiomicsBranch", "check_batch", "classifier", "needs_float32"]
 
 PREVALENCE = 177 / 4163  # of rims among the lesions of the paper (section 2.1.2)
 STEMS = ("thin", "paper")
@@ -81,6 +81,7 @@ class QSMRimNet(nn.Module):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
         self.concatenate, self.oversampling = combine == "concatenate", oversampling
+        self.reduction = (8, 8, 4) if stem == "thin" else (16, 16, 16)  # of a patch's sides at the last stage
         channels = 8 * width
         branches = 2 if image_fusion == "branches" else 1
         self.image = nn.ModuleList(_resnet(width, stem, 2 // branches) for _ in range(branches))
@@ -126,6 +127,12 @@ class QSMRimNet(nn.Module):
 
     def image_features(self, image: Tensor) -> Tensor:
         """Features ``[N, 8 width]`` of patches ``[N, 2, X, Y, Z]``."""
+        if not torch.jit.is_scripting() and needs_float32(image, self.reduction):  # type: ignore[attr-defined]
+            with torch.autocast("cpu", enabled=False):
+                return self._image_features(image.float())
+        return self._image_features(image)
+
+    def _image_features(self, image: Tensor) -> Tensor:
         found: list[Tensor] = []
         for index, network in enumerate(self.image):
             found.append(network(image if self.image_fusion is None else image[:, index : index + 1]))
@@ -208,6 +215,18 @@ def check_batch(image: Tensor, training: bool) -> None:
         raise ValueError(f"image must have shape [N, 2, X, Y, Z], got {image.shape}")
     if training and image.shape[0] < 2:
         raise ValueError("image must hold at least 2 lesions in training (batch normalisation), got 1; drop that batch")
+
+
+def needs_float32(image: Tensor, reduction: tuple[int, int, int]) -> bool:
+    """Whether gradients of convolutions under CPU autocast would be wrong, for maps ``reduction`` times smaller.
+
+    The bfloat16 gradients of torch's three-dimensional convolutions by their weights are uninitialised memory where the
+    map's first side is 2, and write beyond theirs where a stride of 2 meets another side of 1 (torch 2.13, oneDNN).
+    """
+    if image.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
+        return False
+    smallest = [-(-side // factor) for side, factor in zip(image.shape[2:], reduction, strict=True)]
+    return smallest[0] < 3 or min(smallest) < 2
 
 
 def classifier(width: int, dropout: float, prevalence: float) -> nn.Sequential:
