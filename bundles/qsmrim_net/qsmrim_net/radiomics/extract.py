@@ -14,15 +14,16 @@ from torch import Tensor
 from qsmrim_net.radiomics.first_order import first_order_features
 from qsmrim_net.radiomics.glcm import glcm_features
 from qsmrim_net.radiomics.glrlm import glrlm_features
-from qsmrim_net.radiomics.lesions import LesionFeatures, check_volumes, lesion_voxels
+from qsmrim_net.radiomics.lesions import LesionFeatures, check_volumes, lesion_voxels, plain
 from qsmrim_net.radiomics.levels import grey_levels, lines_of_voxels
-from qsmrim_net.radiomics.names import FEATURES, IMAGES, SHAPE_NAMES
+from qsmrim_net.radiomics.names import BIN_WIDTH, FEATURES, IMAGES, SHAPE_NAMES
 from qsmrim_net.radiomics.shape import shape_features
 from qsmrim_net.radiomics.wavelet import voxel_bands
 
 __all__ = ["LesionFeatures", "extract_features"]
 
-_BATCH = 16384  # voxels of the lesions treated at once: 120 bytes of memory for each voxel, image and direction
+_BATCH = 4096  # voxels of the lesions treated at once: what fits into a processor's cache is fastest
+_WIDEST = 512  # bins of 25 ppb: no tissue spans that many, and its matrices would fill the memory
 
 
 def extract_features(qsm: Tensor, labels: Tensor, voxel_size: Sequence[float]) -> LesionFeatures:
@@ -30,6 +31,7 @@ def extract_features(qsm: Tensor, labels: Tensor, voxel_size: Sequence[float]) -
 
     The wavelet bands take in the voxels up to three beyond a lesion, whatever they belong to. Where these lie outside
     of the volume, the volume repeats itself, as it does in pyradiomics: a lesion at the border sees the opposite one.
+    Works on the processor, whatever device the volumes are on.
 
     Args:
         qsm: susceptibility ``[X, Y, Z]`` [ppb], RAS order.
@@ -41,12 +43,17 @@ def extract_features(qsm: Tensor, labels: Tensor, voxel_size: Sequence[float]) -
             make no sense.
         QMRIError: pyradiomics is not installed.
     """
+    qsm, labels = plain(qsm), plain(labels)
     size = check_volumes(qsm, labels, voxel_size)
     voxels = lesion_voxels(labels)
     counts = torch.bincount(voxels.lesion, minlength=len(voxels.labels))
-    volume = qsm.detach()
-    values = [_features(volume, position, batch, size) for position, batch in _batches(voxels.position, counts)]
-    return voxels.features(torch.cat([torch.empty(0, len(FEATURES), dtype=torch.float64), *values]))
+    rows = [torch.empty(0, len(FEATURES), dtype=torch.float64)]
+    wild = [torch.empty(0, dtype=torch.bool)]
+    for position, batch in _batches(voxels.position, counts):
+        some, some_wild = _features(qsm, position, batch, size)
+        rows.append(some)
+        wild.append(some_wild)
+    return voxels.features(torch.cat(rows), torch.cat(wild))
 
 
 def _batches(position: Tensor, counts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -58,11 +65,18 @@ def _batches(position: Tensor, counts: Tensor) -> Iterator[tuple[Tensor, Tensor]
         position = position[int(some.sum()) :]
 
 
-def _features(volume: Tensor, position: Tensor, counts: Tensor, voxel_size: tuple[float, float, float]) -> Tensor:
-    """Features ``[M, 527]`` of lesions with the voxels ``[N, 3]``, as many for each as ``counts`` says."""
+def _features(
+    volume: Tensor, position: Tensor, counts: Tensor, voxel_size: tuple[float, float, float]
+) -> tuple[Tensor, Tensor]:
+    """Features ``[M, 527]`` of lesions with the voxels ``[N, 3]``, as many for each as ``counts`` says.
+
+    Also says which lesions have values that no tissue has ``[M]``.
+    """
     lesions = len(counts)
     lesion = torch.repeat_interleave(torch.arange(lesions), counts)
     values = torch.cat([volume[tuple(position.T)].double()[None], voxel_bands(volume, position)])
+    wild = _wild(values, lesion, lesions)
+    values[:, wild[lesion]] = 0
     lines = lines_of_voxels(position, lesion, lesions)
     textures = []
     for images in values.split(max(1, len(IMAGES) * _BATCH // len(lesion))):
@@ -71,4 +85,12 @@ def _features(volume: Tensor, position: Tensor, counts: Tensor, voxel_size: tupl
         glcm = glcm_features(levels, lines, lesion)
         textures.append(torch.cat([first_order, glcm, glrlm_features(levels, lines, lesion)], 2))
     texture = torch.cat(textures).transpose(0, 1).reshape(lesions, len(FEATURES) - len(SHAPE_NAMES))
-    return torch.cat([shape_features(position, counts.tolist(), voxel_size), texture], 1)
+    return torch.cat([shape_features(position, counts.tolist(), voxel_size), texture], 1), wild
+
+
+def _wild(values: Tensor, lesion: Tensor, lesions: int) -> Tensor:
+    """Lesions ``[M]`` whose values ``[J, N]`` span too many bins in any image."""
+    index, start = lesion.expand(len(values), -1), torch.zeros(len(values), lesions, dtype=torch.float64)
+    highest = start.scatter_reduce(1, index, values, "amax", include_self=False)
+    lowest = start.scatter_reduce(1, index, values, "amin", include_self=False)
+    return (highest - lowest > (_WIDEST - 1) * BIN_WIDTH).any(0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qsmrim_net.radiomics.names import FEATURES, MINIMUM_VOXELS
 
-__all__ = ["LesionFeatures", "LesionVoxels", "check_volumes", "lesion_voxels"]
+__all__ = ["LesionFeatures", "LesionVoxels", "check_volumes", "lesion_voxels", "plain"]
 
 
 @dataclass
@@ -22,7 +22,8 @@ class LesionFeatures:
             label i + 1; NaN where its status is not "ok".
         status: of each lesion: "ok"; "empty" (no voxel has its label); "too_small" (fewer than three voxels); "line"
             (voxels in one straight line along an axis, which has no shape); "scattered" (no two voxels touch each
-            other, so there is no texture).
+            other, so there is no texture); "implausible" (values that span more than 512 bins of 25 ppb, in the image
+            or one of its wavelet bands).
     """
 
     values: Tensor
@@ -38,7 +39,7 @@ class LesionVoxels:
         lesion: which of the M lesions each voxel belongs to ``[N]``, ascending.
         labels: their labels ``[M]``.
         shape: of the volume (X, Y, Z).
-        status: of all L lesions, see :class:`LesionFeatures`; "scattered" is found later.
+        status: of all L lesions, see :class:`LesionFeatures`; "scattered" and "implausible" are found later.
     """
 
     position: Tensor
@@ -47,15 +48,28 @@ class LesionVoxels:
     shape: tuple[int, int, int]
     status: list[str]
 
-    def features(self, values: Tensor) -> LesionFeatures:
-        """Rows for all L lesions from those of the M lesions with features ``[M, 527]``; a NaN voids its row."""
+    def features(self, values: Tensor, implausible: Tensor | None = None) -> LesionFeatures:
+        """Rows for all L lesions.
+
+        Args:
+            values: features of the M lesions that have any ``[M, 527]``; NaN where there is no texture.
+            implausible: whose rows are void ``[M]``.
+        """
         rows = torch.full((len(self.status), len(FEATURES)), torch.nan, dtype=torch.float64)
         known = torch.isfinite(values).all(1)
+        if implausible is not None:
+            known &= ~implausible
         rows[self.labels[known] - 1] = values[known]
         status = list(self.status)
-        for label in self.labels[~known].tolist():
-            status[label - 1] = "scattered"
+        for row in (~known).nonzero()[:, 0].tolist():
+            wild = implausible is not None and bool(implausible[row])
+            status[int(self.labels[row]) - 1] = "implausible" if wild else "scattered"
         return LesionFeatures(rows, status)
+
+
+def plain(volume: Tensor) -> Tensor:
+    """The volume as a tensor without metadata or history, in the processor's memory."""
+    return volume.detach().cpu().as_subclass(Tensor)
 
 
 def check_volumes(qsm: Tensor, labels: Tensor, voxel_size: Sequence[float]) -> tuple[float, float, float]:

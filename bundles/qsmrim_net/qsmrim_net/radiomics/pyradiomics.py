@@ -11,7 +11,7 @@ from types import ModuleType
 
 from shared_transforms.errors import QMRIError
 
-__all__ = ["pyradiomics_module", "quiet"]
+__all__ = ["one_thread", "pyradiomics_module", "quiet"]
 
 
 @contextmanager
@@ -26,6 +26,18 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """SimpleITK on one thread, as long as it lasts: for images as small as lesions, starting more takes longest."""
+    process = import_module("SimpleITK").ProcessObject
+    threads = process.GetGlobalDefaultNumberOfThreads()
+    process.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        process.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def pyradiomics_module(name: str) -> ModuleType:

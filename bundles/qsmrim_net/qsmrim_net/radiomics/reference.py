@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qsmrim_net.radiomics.lesions import LesionFeatures, check_volumes, lesion_voxels
+from qsmrim_net.radiomics.lesions import LesionFeatures, check_volumes, lesion_voxels, plain
 from qsmrim_net.radiomics.names import BIN_WIDTH, FEATURES, FIRST_ORDER_NAMES, GLCM_NAMES, GLRLM_NAMES, SHAPE_NAMES
-from qsmrim_net.radiomics.pyradiomics import pyradiomics_module, quiet
+from qsmrim_net.radiomics.pyradiomics import one_thread, pyradiomics_module, quiet
 
 __all__ = ["reference_features", "whole_volume_features"]
 
@@ -60,7 +60,7 @@ def reference_features(qsm: Tensor, labels: Tensor, voxel_size: Sequence[float])
     """What :func:`~qsmrim_net.radiomics.extract.extract_features` gives, one lesion after another by pyradiomics.
 
     Each lesion is cut out with three voxels around it, which gives the features of the whole volume in a fraction of
-    the time.
+    the time. Lesions with implausible values are not told from others.
 
     Args:
         qsm: susceptibility ``[X, Y, Z]`` [ppb].
@@ -71,11 +71,12 @@ def reference_features(qsm: Tensor, labels: Tensor, voxel_size: Sequence[float])
         ValueError: see :func:`~qsmrim_net.radiomics.lesions.check_volumes`.
         QMRIError: pyradiomics is not installed.
     """
+    qsm, labels = plain(qsm), plain(labels)
     size = check_volumes(qsm, labels, voxel_size)
     voxels = lesion_voxels(labels)
     volume = qsm.numpy()
     values = np.empty((len(voxels.labels), len(FEATURES)))
-    with quiet():
+    with quiet(), one_thread():
         extractor = _extractor()
         for row in range(len(values)):
             position = voxels.position[voxels.lesion == row].numpy()
@@ -98,5 +99,5 @@ def whole_volume_features(qsm: Tensor, mask: Tensor, voxel_size: Sequence[float]
     Raises:
         QMRIError: pyradiomics is not installed.
     """
-    with quiet():
+    with quiet(), one_thread():
         return torch.from_numpy(_execute(_extractor(), qsm.numpy(), mask.numpy(), voxel_size))

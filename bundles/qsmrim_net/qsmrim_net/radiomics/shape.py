@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qsmrim_net.radiomics.names import SHAPE_NAMES
-from qsmrim_net.radiomics.pyradiomics import pyradiomics_module, quiet
+from qsmrim_net.radiomics.pyradiomics import one_thread, pyradiomics_module, quiet
 
 __all__ = ["shape_features"]
 
@@ -31,7 +31,7 @@ def shape_features(position: Tensor, counts: Sequence[int], voxel_size: Sequence
     shape = pyradiomics_module("shape").RadiomicsShape
     sitk = import_module("SimpleITK")
     rows = []
-    with quiet():
+    with quiet(), one_thread():
         for voxels in position.split(list(counts)):
             voxels = voxels - voxels.amin(0)
             # SimpleITK's arrays are [Z, Y, X].
