@@ -9,7 +9,7 @@ from monai.networks.blocks import Convolution
 from monai.networks.nets import FullyConnectedNet
 from torch import Tensor, nn
 
-from .network import PREVALENCE, RadiomicsBranch, check_batch, classifier, needs_float32
+from .network import PREVALENCE, RadiomicsBranch, check_batch, classifier, right_gradients
 
 __all__ = ["APRLNetwork", "RimNet"]
 
@@ -68,10 +68,12 @@ class RimNet(nn.Module):
 
     def image_features(self, image: Tensor) -> Tensor:
         """Features ``[N, 8 width]`` of patches ``[N, 2, X, Y, Z]``."""
-        if not torch.jit.is_scripting() and needs_float32(image, (4, 4, 4)):  # type: ignore[attr-defined]
-            with torch.autocast("cpu", enabled=False):
-                return self._image_features(image.float())
-        return self._image_features(image)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            features = self._image_features(image)
+        else:
+            with right_gradients(image, (4, 4, 4)):
+                features = self._image_features(image)
+        return features
 
     def _image_features(self, image: Tensor) -> Tensor:
         qsm, flair = self.qsm_first(image[:, :1]), self.flair_first(image[:, 1:])

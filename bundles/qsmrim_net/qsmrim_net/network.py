@@ -7,6 +7,7 @@ that read no radiomics, or no image, ignore them. Raw radiomics go in: their nor
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from monai.networks.nets import ResNet
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from .smote import DeepSMOTE
 
-__all__ = ["PREVALENCE", "STEMS", "QSMRimNet", "RadiomicsBranch", "check_batch", "classifier", "needs_float32"]
+__all__ = ["PREVALENCE", "STEMS", "QSMRimNet", "RadiomicsBranch", "check_batch", "classifier", "right_gradients"]
 
 PREVALENCE = 177 / 4163  # of rims among the lesions of the paper (section 2.1.2)
 STEMS = ("thin", "paper")
@@ -127,10 +128,12 @@ class QSMRimNet(nn.Module):
 
     def image_features(self, image: Tensor) -> Tensor:
         """Features ``[N, 8 width]`` of patches ``[N, 2, X, Y, Z]``."""
-        if not torch.jit.is_scripting() and needs_float32(image, self.reduction):  # type: ignore[attr-defined]
-            with torch.autocast("cpu", enabled=False):
-                return self._image_features(image.float())
-        return self._image_features(image)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            features = self._image_features(image)
+        else:
+            with right_gradients(image, self.reduction):
+                features = self._image_features(image)
+        return features
 
     def _image_features(self, image: Tensor) -> Tensor:
         found: list[Tensor] = []
@@ -217,16 +220,17 @@ def check_batch(image: Tensor, training: bool) -> None:
         raise ValueError("image must hold at least 2 lesions in training (batch normalisation), got 1; drop that batch")
 
 
-def needs_float32(image: Tensor, reduction: tuple[int, int, int]) -> bool:
-    """Whether gradients of convolutions under CPU autocast would be wrong, for maps ``reduction`` times smaller.
+def right_gradients(image: Tensor, reduction: tuple[int, int, int]) -> AbstractContextManager[object]:
+    """Context without CPU autocast where it would spoil gradients of maps ``reduction`` times smaller than the image.
 
     The bfloat16 gradients of torch's three-dimensional convolutions by their weights are uninitialised memory where the
     map's first side is 2, and write beyond theirs where a stride of 2 meets another side of 1 (torch 2.13, oneDNN).
     """
-    if image.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
-        return False
-    smallest = [-(-side // factor) for side, factor in zip(image.shape[2:], reduction, strict=True)]
-    return smallest[0] < 3 or min(smallest) < 2
+    if image.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
+        smallest = [-(-side // factor) for side, factor in zip(image.shape[2:], reduction, strict=True)]
+        if smallest[0] < 3 or min(smallest) < 2:
+            return torch.autocast("cpu", enabled=False)
+    return nullcontext()
 
 
 def classifier(width: int, dropout: float, prevalence: float) -> nn.Sequential:
