@@ -15,7 +15,7 @@ from docs_results import Results, Row, method_name
 if TYPE_CHECKING:
     from documents import Documents
 
-PACKAGES = ("required_packages_version", "optional_packages_version")
+PACKAGES = ("required_packages_version", "extra_packages_version")
 VERSIONS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 
 

@@ -87,6 +87,7 @@ CONFIG_ROWS: list[tuple[str, str, object, str, str]] = [
     ("train_more.json", "inversion_times_s", [0.3], "inversion_times_s", "[0.1, 0.2] in train.json"),
     ("train_more.json", "network_def/channels", 3, "network_def#channels", "2 in train.json"),
     ("metadata.json", "required_packages_version", DELETE, "required_packages_version", "not there"),
+    ("metadata.json", "optional_packages_version", {}, "optional_packages_version", "should not be valid"),
     ("metadata.json", "version", "1", "version", "does not match"),
     ("metadata.json", "version", "0.3.0", "changelog", "0.3.0"),
     ("metadata.json", "schema", "other", "schema", "does not match"),
@@ -282,11 +283,11 @@ def test_a_package_that_inference_can_do_without_is_optional(tinymap: Path) -> N
     bundle = read_bundle(tinymap)
     [fault] = required_packages(bundle)
     assert "lacks scikit-image" in fault.problem
-    bundle.metadata["optional_packages_version"] = {"scikit-image": "0.26.0"}
+    bundle.metadata["extra_packages_version"] = {"scikit-image": "0.26.0"}
     assert list(required_packages(bundle)) == []
-    edit(tinymap, "metadata.json", "optional_packages_version", ["scikit-image"])
+    edit(tinymap, "metadata.json", "extra_packages_version", ["scikit-image"])
     [fault] = static_faults(read_bundle(tinymap))
-    assert fault.id == "optional_packages_version"
+    assert fault.id == "extra_packages_version"
 
 
 def test_packages_are_found_through_the_shared_ones(tinymap: Path, repository: Path) -> None:
