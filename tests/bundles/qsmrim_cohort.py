@@ -1,4 +1,4 @@
-"""A small table of lesions for the tests of qsmrim_net: rims have bright shells, so that a few steps learn something."""
+"""A small table of lesions for the tests of qsmrim_net: rims have bright shells and features of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from qsmrim_net.cohort.table import LesionTable
 from qsmrim_net.radiomics.names import FEATURES
 
-SIZE = (8, 8, 4)
+SIZE = (8, 8, 8)
 
 
 def small_cohort(subjects: int = 12, each: int = 10, seed: int = 0) -> LesionTable:
