@@ -11,7 +11,7 @@ Curves are steps, nothing is interpolated linearly:
   average precision.
 
 The mean of the curves of several folds is the mean of the step functions, on the union of their knots.
-Source: Zhang et al., QSMRim-Net, NeuroImage Clin. (2022), section 2.5 (piecewise constant interpolation).
+Source: Zhang et al., NeuroImage: Clinical 34 (2022) 102979, section 2.5 (piecewise constant interpolation).
 """
 
 from __future__ import annotations

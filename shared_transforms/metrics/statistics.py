@@ -221,7 +221,7 @@ def bootstrap_subjects(
     Raises:
         ValueError: when subject is no [M] with M >= 1.
 
-    Source: Zhang et al., QSMRim-Net, NeuroImage Clin. (2022), section 2.5 (500 times on subject).
+    Source: Zhang et al., NeuroImage: Clinical 34 (2022) 102979, section 2.5 (500 times on subject).
     """
     names = np.asarray(subject)
     if names.ndim != 1 or not len(names):

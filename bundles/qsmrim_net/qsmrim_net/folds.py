@@ -23,7 +23,7 @@ def rim_group(rims_per_subject: ArrayLike) -> NDArray[np.int64]:
     Raises:
         ValueError: when these are no counts.
 
-    Source: Zhang et al., QSMRim-Net, NeuroImage Clin. (2022), section 2.3.
+    Source: Zhang et al., NeuroImage: Clinical 34 (2022) 102979, section 2.3.
     """
     rims = np.asarray(rims_per_subject)
     if rims.ndim != 1 or not np.issubdtype(rims.dtype, np.integer) or (rims < 0).any():
@@ -48,7 +48,7 @@ def stratified_folds(rims_per_subject: ArrayLike, folds: int = 5, seed: int = 0)
     Raises:
         ValueError: when the numbers are no counts, or there are fewer subjects than folds.
 
-    Source: Zhang et al., QSMRim-Net, NeuroImage Clin. (2022), section 2.3.
+    Source: Zhang et al., NeuroImage: Clinical 34 (2022) 102979, section 2.3.
     """
     group = rim_group(rims_per_subject)
     if not 2 <= folds <= len(group):

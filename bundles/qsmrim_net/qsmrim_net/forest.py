@@ -30,8 +30,8 @@ class FirstOrderForest:
     Raises:
         ValueError: for fewer than one tree.
 
-    Source: Lou et al., APRL, NeuroImage Clin. 32 (2021) 102796; oversampling as Zhang et al., QSMRim-Net, NeuroImage
-    Clin. (2022), section 2.4. The papers give neither the trees nor the neighbours.
+    Source: Lou et al., APRL, NeuroImage: Clinical 32 (2021) 102796; oversampling as Zhang et al., NeuroImage: Clinical
+    34 (2022) 102979, section 2.4. The papers give neither the trees nor the neighbours.
     """
 
     def __init__(self, seed: int = 0, trees: int = TREES) -> None:
