@@ -15,7 +15,6 @@ from docs_results import Results, Row, method_name
 if TYPE_CHECKING:
     from documents import Documents
 
-PACKAGES = ("required_packages_version", "extra_packages_version")
 VERSIONS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 
 
@@ -46,9 +45,8 @@ def filled(bundle: Bundle, results: Results, constraints: Path, documents: Docum
     metadata = dict(bundle.metadata)
     pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", constraints.read_text("utf-8"), re.MULTILINE))
     metadata |= {field: pins[package] for field, package in VERSIONS.items()}
-    for field in PACKAGES:
-        if field in metadata:
-            metadata[field] = {package: pins.get(package.lower(), given) for package, given in metadata[field].items()}
+    required = metadata.get("required_packages_version", {})
+    metadata["required_packages_version"] = {name: pins.get(name.lower(), given) for name, given in required.items()}
     train, inference = (bundle.configs.get(name, {}) for name in BASES)
     metadata["acquisition"] = {key: train[key] for key in train if key in inference and ACQUISITION.fullmatch(key)}
     metadata = documents.adapt(metadata, bundle)

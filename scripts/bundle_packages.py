@@ -17,12 +17,8 @@ TRAINING_ONLY = {"imblearn", "mlflow", "nilearn", "sklearn"}
 
 
 def required_packages(bundle: Bundle) -> Iterator[Fault]:
-    """Every package that modules of inference.json import, at whatever depth, is in required_packages_version.
-
-    One that they can do without may stand in ``extra_packages_version`` instead.
-    """
-    fields = ("required_packages_version", "extra_packages_version")
-    named = {_plain(name) for field in fields for name in bundle.metadata.get(field, {})}
+    """Every package that modules of inference.json import, at whatever depth, is in required_packages_version."""
+    named = {_plain(name) for name in bundle.metadata.get("required_packages_version", {})}
     distributions = packages_distributions()
     for module, importer in sorted(third_party(bundle).items()):
         candidates = {_plain(name) for name in distributions.get(module, [module])}

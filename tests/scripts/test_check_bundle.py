@@ -87,7 +87,6 @@ CONFIG_ROWS: list[tuple[str, str, object, str, str]] = [
     ("train_more.json", "inversion_times_s", [0.3], "inversion_times_s", "[0.1, 0.2] in train.json"),
     ("train_more.json", "network_def/channels", 3, "network_def#channels", "2 in train.json"),
     ("metadata.json", "required_packages_version", DELETE, "required_packages_version", "not there"),
-    ("metadata.json", "optional_packages_version", {}, "optional_packages_version", "should not be valid"),
     ("metadata.json", "version", "1", "version", "does not match"),
     ("metadata.json", "version", "0.3.0", "changelog", "0.3.0"),
     ("metadata.json", "schema", "other", "schema", "does not match"),
@@ -278,16 +277,13 @@ def test_the_members_of_an_ensemble_are_the_network_that_was_trained(tinymap: Pa
     }
 
 
-def test_a_package_that_inference_can_do_without_is_optional(tinymap: Path) -> None:
+def test_packages_of_the_training_alone_need_no_mention(tinymap: Path) -> None:
     write(tinymap, "tinymap/network.py", "def f():\n    from skimage import filters\n    import mlflow, sklearn\n")
     bundle = read_bundle(tinymap)
     [fault] = required_packages(bundle)
     assert "lacks scikit-image" in fault.problem
-    bundle.metadata["extra_packages_version"] = {"scikit-image": "0.26.0"}
+    bundle.metadata["required_packages_version"] = {"scikit-image": "0.26.0"}
     assert list(required_packages(bundle)) == []
-    edit(tinymap, "metadata.json", "extra_packages_version", ["scikit-image"])
-    [fault] = static_faults(read_bundle(tinymap))
-    assert fault.id == "extra_packages_version"
 
 
 def test_packages_are_found_through_the_shared_ones(tinymap: Path, repository: Path) -> None:

@@ -134,7 +134,7 @@ def test_readme_without_a_section_is_refused(repository: Path) -> None:
 
 def test_metadata_has_metrics_beside_the_best_classical_estimator(repository: Path, bundle: Path) -> None:
     path = bundle / "configs" / "metadata.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_packages_version": {"SimpleITK": "1"}}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"required_packages_version": {"SimpleITK": "1"}}))
     run(repository)
     metadata = json.loads(path.read_text())
     assert metadata["eval_metrics"]["T1"]["RMSE_GM_SNR30"] == {
@@ -149,7 +149,7 @@ def test_metadata_has_metrics_beside_the_best_classical_estimator(repository: Pa
     assert metadata["pytorch_version"] in (REPOSITORY / "constraints.txt").read_text()
     assert all(metadata["required_packages_version"].values())
     pins = (REPOSITORY / "constraints.txt").read_text()
-    assert f"simpleitk=={metadata['extra_packages_version']['SimpleITK']}\n" in pins
+    assert f"simpleitk=={metadata['required_packages_version']['SimpleITK']}\n" in pins
 
 
 def map_row(method: str, head: str, noise: float, nrmse: float, xsim: float) -> dict[str, object]:
