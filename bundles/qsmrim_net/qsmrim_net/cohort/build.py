@@ -18,13 +18,15 @@ from shared_transforms.experiments.cache import key_of
 
 from . import lesions, population, raters, subject
 from .population import draw_population
-from .subject import Subject, draw_subject, simulate_subject
+from .subject import GradientEcho, Subject, draw_subject, simulate_subject
 from .table import LesionTable
 
 __all__ = ["simulated_cohort", "simulated_subject", "subject_table"]
 
 
-def simulated_subject(seed: int, number: int, subjects: int = 172, split: str = "train") -> Subject:
+def simulated_subject(
+    seed: int, number: int, subjects: int = 172, split: str = "train", protocol: GradientEcho | None = None
+) -> Subject:
     """One subject of a cohort, the same whenever and wherever it is made.
 
     Args:
@@ -32,6 +34,7 @@ def simulated_subject(seed: int, number: int, subjects: int = 172, split: str = 
         number: of the subject in the cohort, from 0.
         subjects: in the cohort.
         split: of the anatomy; cohorts of different splits never share a deformation.
+        protocol: of the examination; the paper's by default.
 
     Returns:
         The examination and its truth.
@@ -39,7 +42,7 @@ def simulated_subject(seed: int, number: int, subjects: int = 172, split: str = 
     drawn = draw_population(split_generator(seed, split=split), subjects)
     rims, total, confluent = (int(values[number]) for values in (drawn.rims, drawn.lesions, drawn.confluent))
     generator = split_generator(seed, index=number + 1, split=split)
-    return simulate_subject(draw_subject(generator, rims, total, confluent, split))
+    return simulate_subject(draw_subject(generator, rims, total, confluent, split, protocol), protocol)
 
 
 def subject_table(examined: Subject, number: int, size: Sequence[int]) -> LesionTable:
@@ -79,6 +82,7 @@ def simulated_cohort(
     size: Sequence[int] = (24, 24, 8),
     cache_dir: str | Path = "cohort",
     processes: int = 1,
+    protocol: GradientEcho | None = None,
 ) -> LesionTable:
     """The cohort of a seed. The first call simulates it, about three seconds a subject and core; later ones read it.
 
@@ -89,18 +93,22 @@ def simulated_cohort(
         size: of the patches [voxels].
         cache_dir: holds a file a subject while the cohort is made, then one of all. Its name changes with the recipe.
         processes: that simulate side by side.
+        protocol: of the examinations; the paper's by default.
 
     Returns:
         All lesions.
     """
-    recipe = f"{seed}/{subjects}/{split}/{tuple(size)}"
+    protocol = protocol or GradientEcho()
+    recipe = f"{seed}/{subjects}/{split}/{tuple(size)}/{protocol}"
     key = key_of(recipe, population, lesions, subject, raters, patches, radiomics)
     path = Path(cache_dir) / f"{split}_{subjects}-subjects_seed-{seed}_{key}.pt"
     if path.is_file():
         return LesionTable.load(path)
     parts = [path.with_suffix("") / f"subject-{number:04d}.pt" for number in range(subjects)]
     jobs = [
-        (part, seed, number, subjects, split, tuple(size)) for number, part in enumerate(parts) if not part.is_file()
+        (part, seed, number, subjects, split, tuple(size), protocol)
+        for number, part in enumerate(parts)
+        if not part.is_file()
     ]
     _run(jobs, processes)
     table = LesionTable.concatenate(LesionTable.load(part) for part in parts)
@@ -111,7 +119,7 @@ def simulated_cohort(
     return table
 
 
-Job = tuple[Path, int, int, int, str, tuple[int, ...]]
+Job = tuple[Path, int, int, int, str, tuple[int, ...], GradientEcho]
 
 
 def _run(jobs: Sequence[Job], processes: int) -> None:
@@ -131,5 +139,5 @@ def _run(jobs: Sequence[Job], processes: int) -> None:
 
 
 def _make(job: Job) -> None:
-    path, seed, number, subjects, split, size = job
-    subject_table(simulated_subject(seed, number, subjects, split), number, size).save(path)
+    path, seed, number, subjects, split, size, protocol = job
+    subject_table(simulated_subject(seed, number, subjects, split, protocol), number, size).save(path)

@@ -19,7 +19,7 @@ LESIONS = 4163  # of 172 subjects
 KINDS: tuple[str, ...] = ("rim", "isointense", "hyperintense", "hypointense", "vein", "weak_edge")
 """What a lesion is; all but the first are rim-negative."""
 _NEGATIVE_SHARES = (0.48, 0.27, 0.08, 0.12, 0.05)  # of KINDS[1:]
-_FAINT = 0.2  # share of rims that are as weak as the edges of other lesions
+_FAINT = 0.1  # share of rims that are as weak as the edges of other lesions
 _CONFLUENT = 7  # rim-negative lesions larger than 32 x 32 x 16 voxels, paper section 2.3
 _WAVES = 4  # directions that make a surface uneven
 
