@@ -18,8 +18,8 @@ __all__ = ["COLUMNS", "FoldScores", "score_file"]
 
 # What the experiments need to know of a lesion.
 COLUMNS = ("subject", "lesion", "label", "raters", "kind", "voxels", "volume_ml", "amplitude", "status")
-# Values of train.json that tell runs of one method apart, not recipes.
-_OF_THE_RUN = ("fold", "seed", "resume", "tracking_uri")
+# Values of train.json that tell runs and machines apart, not recipes.
+_OF_THE_RUN = ("fold", "seed", "resume", "tracking_uri", "cohort_dir", "cache_dir", "processes")
 
 
 @dataclass
@@ -49,6 +49,7 @@ class FoldScores:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.recipe = {name: value for name, value in self.recipe.items() if name not in _OF_THE_RUN}
         if not bool(self.logit.isfinite().all()):
             raise QMRIError(
                 field=f"{self.method}, fold {self.fold}, seed {self.seed}",
@@ -84,7 +85,7 @@ class FoldScores:
         Raises:
             QMRIError: when a value differs.
         """
-        for name in sorted(set(recipe) & set(self.recipe) - set(_OF_THE_RUN)):
+        for name in sorted(set(recipe) & set(self.recipe)):
             if recipe[name] != self.recipe[name]:
                 raise QMRIError(
                     file=path, field=name, found=f"scores of a run with {self.recipe[name]!r}",
