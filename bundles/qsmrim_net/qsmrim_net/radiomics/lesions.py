@@ -12,6 +12,8 @@ from qsmrim_net.radiomics.names import FEATURES, MINIMUM_VOXELS
 
 __all__ = ["LesionFeatures", "LesionVoxels", "check_volumes", "lesion_voxels", "plain"]
 
+_MOST = 2**16 - 1  # lesions: each has a row, so a stray label must not ask for millions of them
+
 
 @dataclass
 class LesionFeatures:
@@ -77,7 +79,7 @@ def check_volumes(qsm: Tensor, labels: Tensor, voxel_size: Sequence[float]) -> t
 
     Raises:
         ValueError: for volumes that are not three-dimensional or differ in shape, a susceptibility that is not finite,
-            labels that are no integers or negative, or a voxel size that is not three positive numbers.
+            labels that are no integers, negative or huge, or a voxel size that is not three positive numbers.
     """
     if qsm.ndim != 3 or qsm.shape != labels.shape:
         raise ValueError(
@@ -87,6 +89,8 @@ def check_volumes(qsm: Tensor, labels: Tensor, voxel_size: Sequence[float]) -> t
         raise ValueError(f"labels must be integers, got {labels.dtype}")
     if labels.numel() and int(labels.min()) < 0:
         raise ValueError(f"labels must be 0 (background) or positive, got {int(labels.min())}")
+    if labels.numel() and int(labels.max()) > _MOST:
+        raise ValueError(f"labels must be numbered from 1 to {_MOST} at most, got {int(labels.max())}")
     bad = int((~torch.isfinite(qsm)).sum())
     if bad:
         raise ValueError(f"qsm must be finite everywhere, got {bad} voxels that are NaN or infinite")

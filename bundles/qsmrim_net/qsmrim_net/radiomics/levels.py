@@ -35,7 +35,7 @@ class GreyLevels:
     Attributes:
         tone: number of the tone of each voxel ``[J, N]``.
         level: of each tone, 1 in the lowest bin of its group ``[T]``.
-        count: voxels with each tone ``[T]``.
+        count: voxels with each tone ``[T]``, float64.
         group: of each tone ``[T]``.
         tones: how many each group has ``[J * M]``.
         highest: level of each group ``[J * M]``.
@@ -107,7 +107,7 @@ def grey_levels(values: Tensor, lesion: Tensor, lesions: int) -> GreyLevels:
     return GreyLevels(
         tone=number[slot],
         level=found - begin[owner] + 1,
-        count=histogram[found],
+        count=histogram[found].double(),
         group=owner,
         tones=torch.bincount(owner, minlength=groups),
         highest=highest,
