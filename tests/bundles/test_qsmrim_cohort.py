@@ -121,7 +121,8 @@ def test_a_lesion_beyond_the_border_is_cut_not_wrapped() -> None:
     canvas = maps(24, 24, 24)
     add_lesions(canvas, spheres(4.0), torch.tensor([[0.0, 12.0, 12.0]]), (1.0, 1.0, 1.0))
     assert float(canvas.cover[14:].abs().max()) == 0.0
-    assert float(canvas.cover.sum()) == pytest.approx(0.5 * 4 / 3 * torch.pi * 64, rel=0.15)
+    # Half of the sphere, and half of the layer of voxels that the border cuts in two.
+    assert float(canvas.cover.sum()) == pytest.approx(0.5 * (4 / 3 * torch.pi * 64 + torch.pi * 16), rel=0.05)
 
 
 def test_each_voxel_belongs_to_the_lesion_that_covers_it_most() -> None:
@@ -129,8 +130,13 @@ def test_each_voxel_belongs_to_the_lesion_that_covers_it_most() -> None:
     centres = torch.tensor([[14.0, 12.0, 12.0], [32.0, 12.0, 12.0]])
     add_lesions(canvas, spheres(6.0, 2), centres, (1.0, 1.0, 1.0))
     assert canvas.owner[14, 12, 12] == 1 and canvas.owner[32, 12, 12] == 2
-    apart = torch.stack([(torch.nonzero(canvas.owner == n).float() - centres[n - 1]).norm(dim=1).max() for n in (1, 2)])
-    assert float(apart.max()) < 12.0
+    apart = torch.stack(
+        [
+            (torch.nonzero((canvas.owner == n) & (canvas.cover > 0.01)).float() - centres[n - 1]).norm(dim=1).max()
+            for n in (1, 2)
+        ]
+    )
+    assert 5.0 < float(apart.max()) < 8.5
 
 
 def test_raters_never_contradict_the_consensus_together() -> None:
