@@ -75,14 +75,16 @@ def turned(volumes: np.ndarray, affine: np.ndarray, axes: tuple[int, int, int], 
 
 
 def ensemble() -> RimEnsemble:
-    """Three small networks with random weights, and thresholds in the midst of their probabilities."""
+    """Three small networks with random weights, calibrated so that lesions lie on both sides of the thresholds."""
     torch.manual_seed(0)
     members = [QSMRimNet(width=4) for _ in range(3)]
     for member in members:
         member.fit_normalisation(torch.randn(32, 527) * 50)
-    made = RimEnsemble(members)
-    half = torch.tensor([0.5] * 3)
-    made.set_calibration(torch.tensor([[4.0, 0.0]] * 3), torch.tensor([0.52, 0.45]), half)
+    made = RimEnsemble(members).eval()
+    with torch.no_grad():
+        middle = torch.logit(made(torch.zeros(1, 2, 24, 24, 8)))[0]
+    slope = torch.full((3,), 100.0)
+    made.set_calibration(torch.stack([slope, -slope * middle], 1), torch.tensor([0.35, 0.27]), torch.full((3,), 0.2))
     return made
 
 
