@@ -150,4 +150,4 @@ def test_labels_are_given_to_the_network_in_training_alone() -> None:
     batch = LesionDataset(TABLE, 8)[0]
     image, label, positional, named = prepare_lesion_batch(batch, "cpu", training=True)
     assert positional == () and named["labels"] is label and image is batch["image"] and label.dtype == torch.int64
-    assert prepare_lesion_batch(batch, "cpu")[3] == {"radiomics": batch["radiomics"], "labels": None}
+    assert prepare_lesion_batch(batch, "cpu")[3] == {"radiomics": batch["radiomics"]}

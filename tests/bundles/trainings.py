@@ -26,10 +26,17 @@ class Killed(Exception):
 
 @dataclass(frozen=True)
 class Training:
-    """A bundle's training at sizes that take a second."""
+    """A bundle's training at sizes that take a second.
+
+    Attributes:
+        bundle: its name.
+        tiny: overrides of its train.json.
+        two_epochs: overrides that give one epoch the learning rates of two; default those of a schedule in steps.
+    """
 
     bundle: str
     tiny: Mapping[str, Any]
+    two_epochs: Mapping[str, Any] | None = None
 
     @property
     def root(self) -> Path:
@@ -56,6 +63,8 @@ class Training:
     @property
     def schedule(self) -> dict[str, Any]:
         """That of two epochs, also where one is run."""
+        if self.two_epochs is not None:
+            return dict(self.two_epochs)
         return {"lr_scheduler#t_total": 2 * self.tiny["batches_per_epoch"]}
 
     def killed_and_resumed(self, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ def prepare_lesion_batch(
     non_blocking: bool = False,
     training: bool = False,
     **_: Any,
-) -> tuple[Tensor, Tensor, tuple, dict[str, Tensor | None]]:
+) -> tuple[Tensor, Tensor, tuple, dict[str, Tensor]]:
     """``prepare_batch`` of MONAI's engines: image, label, and radiomics as an argument of the network.
 
     Args:
@@ -143,5 +143,5 @@ def prepare_lesion_batch(
         training: the network is given the labels too, for its oversampling.
     """
     moved = {name: value.to(device, non_blocking=non_blocking) for name, value in batch.items()}
-    labels = moved["label"] if training else None
-    return moved["image"], moved["label"], (), {"radiomics": moved["radiomics"], "labels": labels}
+    named = {"radiomics": moved["radiomics"]} | ({"labels": moved["label"]} if training else {})
+    return moved["image"], moved["label"], (), named
