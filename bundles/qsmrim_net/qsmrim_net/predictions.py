@@ -121,7 +121,7 @@ class Predictions:
             )  # fmt: skip
         found = dict(zip(header, np.array(rows).T, strict=True))
         logits = {(m[1], int(m[2])): _floats(found[name]) for name in header if (m := _LOGIT.fullmatch(name))}
-        whole = {
+        whole: dict[str, Any] = {
             name: found[name].astype(np.int64) for name in ("subject", "lesion", "fold", "label", "voxels", "status")
         }
         return cls(
@@ -209,11 +209,13 @@ def _side_by_side(runs: Sequence[FoldScores]) -> Predictions:
         column = logits.setdefault((run.method, run.seed), np.full(len(fold), np.nan))
         column[[place[key] for key in keys]] = run.logit.double().numpy()
     names = np.array([*KINDS, UNKNOWN])
+    whole: dict[str, Any] = {
+        name: columns[name][order].astype(np.int64)
+        for name in ("subject", "lesion", "label", "raters", "voxels", "status")
+    }
     return Predictions(
-        **{name: columns[name][order].astype(np.int64) for name in ("subject", "lesion", "label", "raters", "voxels")},
-        fold=fold[order], kind=names[columns["kind"][order]], status=columns["status"][order].astype(np.int64),
+        **whole, fold=fold[order], kind=names[columns["kind"][order]], logits=logits,
         volume_ml=columns["volume_ml"][order].astype(float), amplitude_ppb=columns["amplitude"][order].astype(float),
-        logits=logits,
     )  # fmt: skip
 
 
