@@ -33,7 +33,6 @@ from .untrained import untrained_logits
 __all__ = ["CrossValidation", "Run", "cohort_key", "cross_validate", "score_table"]
 
 _CHUNK = 256  # lesions that are scored at once
-_MLFLOW_WAIT = 60  # seconds that a process waits for another's entry into the record
 
 
 @dataclass(frozen=True)
@@ -186,14 +185,14 @@ def _once(validation: CrossValidation, run: Run) -> None:
     """Do a run, unless it is done or another process is at it."""
     path = score_file(validation.output_dir, run.method.name, run.fold, run.seed)
     folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{folder}.lock", blocking=False):
             if not path.is_file():
                 _score(validation, run, folder).save(path)
             else:
                 FoldScores.load(path).refuse_other_recipe(dict(validation.training), path)
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # checkpoints are of use to unfinished runs alone
     except Timeout:
         tqdm.write(f"{run}: another process is at it")
 
