@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from qsmrim_net.cohort.population import KINDS
 from shared_transforms.atomic import atomic_write
 from shared_transforms.errors import QMRIError
 
 __all__ = ["KINDS", "LesionTable"]
 
-KINDS = ("rim", "isointense", "hyperintense", "hypointense", "vein", "weak_edge")
 _SHAPES = {"image": 5, "features": 2, "raters": 2}  # number of axes; the others have one
 _DTYPES = {
     "image": torch.float32,
