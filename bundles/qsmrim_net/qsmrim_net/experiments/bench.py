@@ -108,8 +108,8 @@ class Bench(ResultBench):
         notes = [
             "Each lesion of the simulated cohort is scored by networks whose training did not see its subject: "
             f"{len(set(self.scores.fold.tolist()))} folds, stratified by the number of rims. seeds: trainings whose "
-            "answers go together: majority of the votes for answers (of two: both), mean probability for curves. Where a "
-            "method has fewer seeds than QSMRim-Net, a further row has QSMRim-Net at the same. Intervals: 95 %, "
+            "answers go together: majority of the votes for answers (of two: both), mean probability for curves. Where "
+            "a method has fewer seeds than QSMRim-Net, a further row has QSMRim-Net at the same. Intervals: 95 %, "
             f"bootstrap over subjects, {self.resamples} draws. Columns paper_*: the authors' patients, other data.",
         ]
         if unfinished := self.scores.unfinished():

@@ -53,7 +53,8 @@ def lesion_groups(bench: Bench) -> dict[str, Flags]:
     groups = {name: kind == name for name in [*KINDS, "unknown"]}
     rims = groups["rim"] & np.isfinite(strength)
     if rims.sum() >= len(THIRDS):
-        edges = np.quantile(strength[rims], [1 / 3, 2 / 3])
-        third = np.digitize(strength, edges)
-        groups |= {f"rim, {name}": rims & (third == k) for k, name in enumerate(THIRDS)}
+        third = np.full(len(rims), -1)
+        ordered = np.flatnonzero(rims)[np.argsort(strength[rims], kind="stable")]
+        third[ordered] = np.arange(len(ordered)) * len(THIRDS) // len(ordered)
+        groups |= {f"rim, {name}": third == k for k, name in enumerate(THIRDS)}
     return {name: chosen for name, chosen in groups.items() if chosen.any()}
