@@ -195,6 +195,17 @@ def test_other_voxels_are_resampled_and_said(tmp_path: Path, weights: Path) -> N
     assert any("0.375 x 0.75 x 3 mm" in note for note in notes)
 
 
+def test_flair_on_a_grid_of_its_own_is_brought_to_the_qsm(plain: Path, tmp_path: Path, weights: Path) -> None:
+    write(tmp_path / "in")
+    wider = np.pad(subject()[1].astype(np.float32), ((3, 2), (1, 4), (2, 1)))
+    affine = PLAIN.copy()
+    affine[:3, 3] -= np.array([3, 1, 2]) * VOXEL
+    nib.save(nib.Nifti1Image(wider, affine), tmp_path / "in" / "sub-01_FLAIR.nii.gz")
+    infer(tmp_path / "in", tmp_path / "out", weights, registration="header")
+    found, expected = ([float(r["probability"]) for r in table(f)] for f in (tmp_path / "out/sub-01", plain))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
 def test_rim_contrast_instead_of_the_network(tmp_path: Path) -> None:
     parser = ConfigParser()
     parser.read_config([str(ROOT / f"configs/{name}.json") for name in ("inference", "rim_contrast")])

@@ -152,7 +152,7 @@ def _tiles(crops: LesionCrops, rims: Sequence[bool]) -> _Picture:
         grey = ((crops.images[:, channel] - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
         part = grey[..., None].repeat(1, 1, 1, 3)
         if outlined:
-            part[_outline(crops.others)] = torch.tensor(_OTHER, dtype=torch.uint8)
+            part[_outline(crops.others) & ~crops.lesion] = torch.tensor(_OTHER, dtype=torch.uint8)
             edge = _outline(crops.lesion)
             part[edge] = colours[edge.nonzero()[:, 0]]
         parts += [part, torch.full((*part.shape[:2], GAP, 3), 255, dtype=torch.uint8)]
@@ -177,7 +177,8 @@ def _page(tiles: _Picture, rows: Sequence[Mapping[str, Any]], heading: str) -> b
     FigureCanvasAgg(figure)
 
     def write(column: float, row: float, text: str, size: float, colour: str, **style: Any) -> None:
-        figure.text(column / width, 1 - row / height, text, fontsize=size, color=colour, va="center", **style)
+        style |= {"va": "center", "parse_math": False}
+        figure.text(column / width, 1 - row / height, text, fontsize=size, color=colour, **style)
 
     write(MARGIN, 14, heading, 9, _INK, weight="bold")
     write(MARGIN, 34, _LEGEND, 6, _SOFT)
