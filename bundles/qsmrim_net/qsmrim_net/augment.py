@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 __all__ = ["AugmentationDraw", "LesionAugmentation"]
 
+_SIZES = 4  # groups of lesions of about one size in a batch
+
 
 @dataclass(frozen=True, eq=False)
 class AugmentationDraw:
@@ -95,26 +97,10 @@ class LesionAugmentation:
 
     def _moved(self, image: Tensor, drawn: AugmentationDraw) -> Tensor:
         """Mirrored, turned and magnified about the voxel in the middle, by trilinear interpolation."""
-        result = torch.zeros_like(image)
-        occupied = image.ne(0).any(1).any(0)
-        if not occupied.any():
-            return result
-        size = torch.tensor(image.shape[2:])
-        middle = size // 2
-        forward = self._matrices(drawn)
-        # Most of a patch is empty: only the box that anything can reach is computed.
-        ends = torch.stack([_ends(occupied, axis) for axis in range(3)], 1) - middle  # [2, 3]
-        reached = torch.cartesian_prod(*ends.float().T) @ forward.transpose(1, 2) + middle  # [N, 8, 3]
-        first = (reached.amin((0, 1)).floor().long() - 1).clamp(min=0)
-        last = torch.minimum(reached.amax((0, 1)).ceil().long() + 1, size - 1)
-        box = [slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]
-        places = torch.cartesian_prod(*(torch.arange(s.start, s.stop) for s in box)) - middle
-        backward = torch.linalg.inv(forward).transpose(1, 2).to(image)
-        # grid_sample counts from -1 to 1 between the patch's faces, z first.
-        grid = (2 * (places.to(image) @ backward + middle.to(image)) + 1) / size.to(image) - 1
-        grid = grid.flip(-1).reshape(len(image), *(s.stop - s.start for s in box), 3)
-        result[:, :, *box] = F.grid_sample(image, grid, padding_mode="zeros", align_corners=False)
-        return result
+        # Most of a patch is empty, and most lesions are small: those of one size have a small box in common.
+        order = image.ne(0).any(1).flatten(1).sum(1).argsort()
+        parts = zip(image[order].chunk(_SIZES), self._matrices(drawn.select(order.cpu())).chunk(_SIZES), strict=True)
+        return torch.cat([_transformed(*part) for part in parts])[order.argsort()]
 
     def _matrices(self, drawn: AugmentationDraw) -> Tensor:
         """Matrices ``[N, 3, 3]`` that take a place, in voxels from the middle, to where it comes."""
@@ -127,6 +113,30 @@ class LesionAugmentation:
         step = torch.tensor(self.voxel_size)
         in_mm = about_z @ about_y @ about_x * (mirror * drawn.scale[:, None])[:, None]
         return in_mm * step / step[:, None]
+
+
+def _transformed(image: Tensor, forward: Tensor) -> Tensor:
+    """Patches ``[N, C, X, Y, Z]`` moved by matrices ``[N, 3, 3]``, about the voxel in the middle."""
+    result, occupied = torch.zeros_like(image), image.ne(0).any(1).any(0)
+    if not occupied.any():
+        return result
+    size = torch.tensor(image.shape[2:])
+    middle = size // 2
+    # Only the box that anything can reach is computed.
+    ends = torch.stack([_ends(occupied, axis) for axis in range(3)], 1) - middle  # [2, 3]
+    reached = torch.cartesian_prod(*ends.float().T) @ forward.transpose(1, 2) + middle  # [N, 8, 3]
+    first = (reached.amin((0, 1)).floor().long() - 1).clamp(min=0)
+    last = torch.minimum(reached.amax((0, 1)).ceil().long() + 1, size - 1)
+    if (first > last).any():  # all of it left the patch
+        return result
+    box = [slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]
+    places = torch.cartesian_prod(*(torch.arange(s.start, s.stop) for s in box)) - middle
+    backward = torch.linalg.inv(forward).transpose(1, 2).to(image)
+    # grid_sample counts from -1 to 1 between the patch's faces, z first.
+    grid = (2 * (places.to(image) @ backward + middle.to(image)) + 1) / size.to(image) - 1
+    grid = grid.flip(-1).reshape(len(image), *(s.stop - s.start for s in box), 3)
+    result[:, :, *box] = F.grid_sample(image, grid, padding_mode="zeros", align_corners=False)
+    return result
 
 
 def _ends(occupied: Tensor, axis: int) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.transforms import Compose
+from monai.transforms import Transform
 from tqdm import tqdm
 
 from qsmrim_net.cohort.table import LesionTable
@@ -77,21 +77,24 @@ def cohort_from_folder(
     """
     items = find_lesion_maps(dataset_dir)
     ratings = _read_ratings(Path(dataset_dir), [str(item["stem"]) for item in items])
-    transform = Compose([
+    # One after the other, not composed: MONAI would hide what is wrong in an error of its own.
+    transforms: list[Transform] = [
         LoadLesionMapsd("image", qsm_unit, own_flair_grid=registration is not None, mask_space=mask_space),
         *([CorrectBiasd("image")] if bias_correction else []),
         *([RegisterFlaird("image", method=registration)] if registration is not None else []),
         LesionsInd("image", size, voxel_size_mm, **lesions),
         Featuresd("lesions", size, voxel_size_mm),
-    ])  # fmt: skip
+    ]
     tables = []
     for number, item in enumerate(tqdm(items, "subjects", disable=None)):
-        file, lines = ratings[str(item["stem"])]
-        tables.append(_subject_table(transform(item), number, lines, file))
+        read: Any = item
+        for transform in transforms:
+            read = transform(read)
+        tables.append(_subject_table(read, number, *ratings[str(item["stem"])]))
     return LesionTable.concatenate(tables)
 
 
-def _subject_table(item: Mapping[str, Any], number: int, lines: Mapping[int, _Rating], file: Path) -> LesionTable:
+def _subject_table(item: Mapping[str, Any], number: int, file: Path, lines: Mapping[int, _Rating]) -> LesionTable:
     """Rows of one subject, in the order of its labels."""
     found: SubjectLesions = item["lesions"]
     ids = [int(i) for i in found.ids]
