@@ -74,19 +74,20 @@ def test_a_file_for_each_subject_beside_its_images(folder: Path, tmp_path: Path)
 def test_lesions_with_numbers_of_their_own(tmp_path: Path) -> None:
     """And a unit that only the user knows, and other voxels than those of the patches."""
     volumes = subject()
-    x = np.arange(SHAPE[0])[:, None, None]
-    for place, number in ((x < 25) & (np.arange(SHAPE[1])[:, None] < 30), 12), (x > 33, 7):
-        volumes[2][place & (volumes[2] > 0)] = number
+    own = (12, 7, 30, 2, 9)
+    for number, (middle, radius) in zip(own, LESIONS, strict=True):
+        box = (2, *(slice(int(m - radius), int(m + radius) + 1) for m in middle))
+        volumes[box][volumes[box] > 0] = number
     write(tmp_path / "one", volumes, unit=None)
-    (tmp_path / "one" / "lesions.tsv").write_text("id\trim\n12\t1\n7\t0\n1\t0\n")
+    (tmp_path / "one" / "lesions.tsv").write_text("id\trim\n12\t1\n7\t0\n30\t0\n2\t0\n9\t0\n")
     with pytest.raises(QMRIError, match="unit"):
         cohort_from_folder(tmp_path / "one")
     options = {"qsm_unit": "ppb", "voxel_size_mm": (1.5, 1.5, 3.0)}
     table = load_cohort(tmp_path / "one", size=(12, 12, 8), reading=options)
-    assert table.lesion.tolist() == [1, 7, 12] and table.label.tolist() == [0, 0, 1]
+    assert table.lesion.tolist() == sorted(own) and table.label.tolist() == [0, 0, 0, 1, 0]
     assert table.image.shape[2:] == (12, 12, 8) and (table.raters == -1).all()
-    assert int(table.voxels[2]) == voxels_of(0)  # of the file
-    seen = int((table.image[2] != 0).any(0).sum())
+    assert int(table.voxels[3]) == voxels_of(0)  # of the file
+    seen = int((table.image[3] != 0).any(0).sum())
     assert seen == pytest.approx(voxels_of(0) / 4, rel=0.25)
 
 
