@@ -24,7 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 RUN_FILE = "mlflow_run_id.txt"  # written by shared_transforms.tracking
 ANOTHER = ", then another member by "  # between the recipes of an ensemble
 LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
-PATHS = ("weights", "start_weights", "resume", "tracking_uri")  # say nothing about the result
+PATHS = ("weights", "start_weights", "resume", "tracking_uri", "cohort_dir", "cache_dir")  # places of a machine
 
 
 class RecordError(Exception):

@@ -9,7 +9,7 @@ import benchmark
 import numpy as np
 import pytest
 import torch
-from benchmarks import Row, Settings, deepspio, qsmgan, rate, row, stnet_perfusion, timed
+from benchmarks import Row, Settings, deepspio, qsmgan, qsmrim_net, rate, row, stnet_perfusion, timed
 from benchmarks import rim_relaxometry as rim
 
 from physics.perfusion import deconvolve
@@ -201,3 +201,26 @@ def test_the_loop_over_the_lines_makes_the_same_image() -> None:
     m, c, b = (values[0].numpy() for values in (density, concentration, field))
     assert ours.max() > 0.5
     np.testing.assert_allclose(deepspio.loop_image(m, c, b, pixel, sequence), ours, atol=1e-6)
+
+
+RIM_LESION_STAGES = {
+    "simulation": ["draw a subject", "simulate a subject: 48 x 64 x 12 voxels, 3 lesions, 10 echoes"],
+    "lesions": ["lesions of a binary mask", "normalisation of FLAIR", "patches of 3 lesions"],
+    "radiomics": ["one thread, 3 at once", "3 by pyradiomics and PyWavelets", "its time / that here, 3 lesions"],
+    "networks": ["QSMRim-Net, width 16", "three seeds", "the paper's stem", "RimNet"],
+    "training": ["training step"],
+    "inference": ["files to report"],
+}
+
+
+@pytest.mark.parametrize("group", RIM_LESION_STAGES)
+def test_all_stages_of_qsmrim_net(group: str) -> None:
+    assert RIM_LESION_STAGES.keys() == qsmrim_net.groups(SMALL).keys()
+    found = list(benchmark.measure(qsmrim_net, SMALL, group))
+    stages = [item.stage for item in found]
+    for part in RIM_LESION_STAGES[group]:
+        assert sum(part in stage for stage in stages) == 1, part
+    assert len(set(stages)) == len(stages)
+    assert all(item.value > 0 for item in found)
+    targets = {"radiomics": ["<= 15 ms"], "inference": ["<= 4.6 s"]}
+    assert [item.target for item in found if item.target] == targets.get(group, [])

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import demo
 import demos
@@ -11,13 +12,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from demos import deepspio, qsmgan, stnet_perfusion
+from demos import deepspio, qsmgan, qsmrim_net, stnet_perfusion
 from demos import rim_relaxometry as rim
 from qsmgan.network import Generator
 from rim_relaxometry.network import RecurrentInferenceMachine
 
 from shared_transforms.io import (
+    LoadLesionMapsd,
     find_gradient_echoes,
+    find_lesion_maps,
     find_perfusion_series,
     find_series,
     find_view_lines,
@@ -301,6 +304,56 @@ def test_whole_demo_of_deepspio(tmp_path: Path, capfd: pytest.CaptureFixture[str
         nmae[method] = float(line.split()[-5])
     assert nmae["DeepSPIO"] < 1.0, "better than a map of zeros"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def patient() -> Any:
+    return qsmrim_net.simulate(0.3)
+
+
+def test_written_maps_of_a_patient_are_read_back(patient: Any, tmp_path: Path) -> None:
+    qsmrim_net.write_scans(patient, tmp_path)
+    [found] = find_lesion_maps(tmp_path)
+    volumes = LoadLesionMapsd(keys="image")(found)["image"]
+    expected = torch.stack([patient.qsm, patient.flair, patient.labels]).flip(1)  # stored from right to left
+    torch.testing.assert_close(volumes.as_tensor()[0], expected[0], rtol=1e-5, atol=1e-4)  # ppb
+    torch.testing.assert_close(volumes.as_tensor()[1:], expected[1:], rtol=0, atol=0.51)  # whole numbers
+    centre = volumes.affine[:3] @ torch.tensor([*(0.5 * (n - 1) for n in patient.qsm.shape), 1.0]).double()
+    torch.testing.assert_close(centre, torch.zeros(3).double())
+    assert volumes.affine.diagonal()[:3].tolist() == [-0.75, 0.75, 3.0]
+
+
+def test_written_echoes_of_a_patient_are_read_back(patient: Any, tmp_path: Path) -> None:
+    qsmrim_net.write_echoes(patient, tmp_path)
+    [series] = find_gradient_echoes(tmp_path)
+    steps = qsmrim_net.PHASE_STEPS
+    loaded = load_gradient_echoes(series["image"], series["phase"], mask=series["mask"], phase_range=(-steps, steps))
+    magnitude, phase = loaded["image"].as_tensor().chunk(2)
+    echoes = patient.echoes.flip(1)
+    strong = echoes.abs() > 0.1 * echoes.abs().max()
+    turned = torch.polar(torch.ones_like(phase), phase) / torch.sgn(echoes)
+    assert turned[strong].angle().abs().max() < 2 * np.pi / steps
+    scale = qsmrim_net.AMPLITUDE / echoes[0].abs().max()
+    torch.testing.assert_close(magnitude, scale * echoes.abs(), rtol=0, atol=0.51)
+    assert loaded["acquisition"]["echo_times"].tolist() == pytest.approx([0.0063 + 0.0041 * n for n in range(10)])
+    assert (loaded["mask"][0] == patient.brain.flip(0)).all()
+
+
+def test_lesions_of_a_table_are_compared_with_the_truth(patient: Any, tmp_path: Path) -> None:
+    """Two of five rims found, one lesion without a rim taken for one; three to review, two of them rims."""
+    rims = qsmrim_net.true_rims(patient)
+    assert sum(rims) == qsmrim_net.RIMS and len(rims) == len(patient.lesions)
+    with_rim, without = ([n + 1 for n, rim in enumerate(rims) if rim is wanted] for wanted in (True, False))
+    said = {with_rim[0], with_rim[1], without[0]}
+    rows = [f"{n},{int(n in said)},{int(n in said)}" for n in range(1, len(rims) + 1)]
+    text = "\n".join(["lesion,rim,above_high_sensitivity_threshold", *rows])
+    (tmp_path / "sub-demo_lesions.csv").write_text(text)
+    found = qsmrim_net.compare(patient, tmp_path, "QSMRim-Net")
+    assert found == qsmrim_net.Comparison("QSMRim-Net", len(rims), 5, 2, 1, 3, 2)
+    numbers = [len(rims), 5, 2, 1, 3, 2]
+    assert qsmrim_net.table([found]).splitlines()[1].split() == ["QSMRim-Net", *map(str, numbers)]
+    shown = qsmrim_net.window(patient)
+    assert (qsmrim_net.true_classes(patient)[shown] == 2).any()
 
 
 def test_only_bundles_with_weights_are_shown() -> None:
