@@ -17,17 +17,18 @@ from monai.transforms import MapTransform
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from qsmrim_net.registration import Alignment, Array, Matrix, register, resample, simple_itk
+from qsmrim_net.radiomics.pyradiomics import one_thread
+from qsmrim_net.registration import Alignment, Array, Matrix, overlap, register, resample, simple_itk
 from shared_transforms.errors import QMRIError
 from shared_transforms.io.lesion_maps import check_lesion_overlap
 
 __all__ = ["METHODS", "CorrectBiasd", "RegisterFlaird", "bias_field"]
 
 METHODS = ("affine", "rigid", "header")
-_BIAS_VOXEL = 4.0  # mm: a bias field is smooth over centimetres
+_BIAS_VOXEL = 6.0  # mm: a bias field is smooth over centimetres
 _BIAS_ITERATIONS = (50, 50, 50)
 _MOST_TURN, _MOST_SCALE = 45.0, 1.25  # degrees; beyond, a registration has failed
-_COVERED = 0.8  # of the brain with FLAIR afterwards
+_LEAST_COVERED, _WELL_COVERED = 0.6, 0.9  # of the brain by the field of view of the FLAIR
 
 
 class CorrectBiasd(MapTransform):
@@ -110,20 +111,18 @@ class RegisterFlaird(MapTransform):
             image = item[key].clone()
             fixed, moving = _affine(image), _affine(flair)
             found = Alignment(np.eye(4), float("nan"))
-            brain = _numpy(image[0]) != 0
+            brain, name = _numpy(image[0]) != 0, str(flair.meta.get("filename_or_obj", "FLAIR"))
             if self.method != "header":
                 found = register(
                     _numpy(magnitude[0]), fixed, _numpy(flair[0]), moving, brain, self.method == "affine", self.seed
                 )
-                _check_alignment(found, str(flair.meta.get("filename_or_obj", "")))
+                _check_alignment(found, name)
             to_moving = np.linalg.inv(moving) @ found.matrix @ fixed
+            notes = _check_cover(overlap(brain, to_moving, flair.shape[1:]), name)
             for channel, values in enumerate(flair, start=1):
                 new = resample(_numpy(values), to_moving, tuple(brain.shape), nearest=channel > 1)
                 image[channel] = torch.from_numpy(new)
-            notes = check_lesion_overlap(_numpy(image), item["sources"][min(2, len(item["sources"]) - 1)])
-            covered = float((_numpy(image[1])[brain] != 0).mean())
-            if covered < _COVERED:
-                notes.append(f"the FLAIR covers {covered:.0%} of the brain after registration: look at both together")
+            notes += check_lesion_overlap(_numpy(image), item["sources"][min(2, len(item["sources"]) - 1)])
             item[key] = image
             item["notes"] = [*item.get("notes", []), *notes]
             item["details"] = {**item.get("details", {}), "Registration of the FLAIR": self._told(found, fixed, brain)}
@@ -188,8 +187,8 @@ def bias_field(
     mask.SetSpacing(spacing)
     method = sitk.N4BiasFieldCorrectionImageFilter()
     method.SetMaximumNumberOfIterations([int(i) for i in iterations])
-    method.SetNumberOfThreads(1)  # sums in one order: the same result on every machine
-    method.Execute(image, mask)
+    with one_thread():  # sums in one order: the same result every time
+        method.Execute(image, mask)
     log = sitk.GetArrayFromImage(method.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
     log = log - log[bright].mean()
     inverse = 1 / np.asarray(step)
@@ -204,11 +203,24 @@ def _check_alignment(found: Alignment, file: str) -> None:
     angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
     if angle > _MOST_TURN or scales.max() > _MOST_SCALE or scales.min() < 1 / _MOST_SCALE:
         raise QMRIError(
-            file=file or None, field="registration", found=f"a head turned by {angle:.0f} degrees and scaled by "
+            file=file, field="registration", found=f"a head turned by {angle:.0f} degrees and scaled by "
             f"{scales.min():.2f} to {scales.max():.2f}",
             expected=f"at most {_MOST_TURN:g} degrees, and scales of {1 / _MOST_SCALE:g} to {_MOST_SCALE:g}",
             remedy="give the FLAIR of this patient; if it is, try registration=rigid, or register it by hand",
         )  # fmt: skip
+
+
+def _check_cover(covered: float, file: str) -> list[str]:
+    """Remarks on the share of the brain that the FLAIR covers."""
+    if covered < _LEAST_COVERED:
+        raise QMRIError(
+            file=file, field="registration", found=f"a FLAIR that covers {covered:.0%} of the brain of the QSM",
+            expected=f"{_LEAST_COVERED:.0%} or more", remedy="give the FLAIR of this patient; if it is, register it by "
+            "hand, or with another method (registration=affine, rigid or header)",
+        )  # fmt: skip
+    if covered >= _WELL_COVERED:
+        return []
+    return [f"the FLAIR covers {covered:.0%} of the brain of the QSM: lesions beyond have no FLAIR"]
 
 
 def _numpy(values: Any) -> Any:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import block_reduce
 
+from qsmrim_net.radiomics.pyradiomics import one_thread
 from shared_transforms.errors import QMRIError
 
 __all__ = ["Alignment", "overlap", "register", "resample", "simple_itk"]
@@ -24,7 +25,7 @@ Array = npt.NDArray[np.floating[Any]]
 Matrix = npt.NDArray[np.float64]
 
 _LEVELS = (6.0, 3.0, 2.0)  # mm, voxels from coarse to fine, each smoothed by half a voxel
-_SAMPLED = (1.0, 0.5, 0.25)  # of the voxels of the brain, at each level
+_SAMPLED = (1.0, 1.0, 0.5)  # of the voxels of the brain, at each level
 _APART = 0.7  # of the brain within the other image by the headers: less, and the centres of mass are brought together
 _STARTS = (0.0, -25.0, 25.0)  # mm from foot to head, tried then: one image may have a neck
 _BINS, _ITERATIONS, _RELAXATION = 32, 200, 0.7
@@ -175,11 +176,11 @@ def _search(
         relaxationFactor=_RELAXATION,
         gradientMagnitudeTolerance=1e-8,
     )
-    method.SetNumberOfThreads(1)  # sums in one order: the same result on every machine
     transform = type(start)(start)
     method.SetInitialTransform(transform, inPlace=True)
     try:
-        method.Execute(fixed, moving)
+        with one_thread():  # sums in one order: the same result every time
+            method.Execute(fixed, moving)
     except RuntimeError:  # too few voxels of the brain lie within the moving image
         return start, float("-inf")
     return transform, -float(method.GetMetricValue())
