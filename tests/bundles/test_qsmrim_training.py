@@ -146,7 +146,8 @@ def test_overlays_on_the_training(overlay: str, tmp_path: Path) -> None:
 
 def test_the_rate_falls_at_half_and_near_the_end(tmp_path: Path) -> None:
     """Section 2.3: at 50, 70 and 90 per cent of 40 epochs."""
-    run = Training("qsmrim_net", {}).workflow(tmp_path, width=WIDTH, epochs=40, learning_rate=1e-4, cohort="$None", initialize=[])
+    schedule = {"epochs": 40, "learning_rate": 1e-4}
+    run = Training("qsmrim_net", {}).workflow(tmp_path, width=WIDTH, cohort="$None", initialize=[], **schedule)
     scheduler, optimizer = (run.parser.get_parsed_content(name) for name in ("lr_scheduler", "optimizer"))
     rates = []
     for _ in range(40):
