@@ -23,7 +23,8 @@ BUNDLES = sorted(path.parents[1].name for path in (REPOSITORY / "bundles").glob(
 # Inference needs nothing of the extra "train".
 ALONE = [sys.executable, "-I", "-S", "-c"]
 RUN = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); sys.modules.update(mlflow=None, nilearn=None); "
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "sys.modules.update(dict.fromkeys(('imblearn', 'mlflow', 'nilearn', 'sklearn'))); "
     "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
 )
 Volume = npt.NDArray[np.float32]
@@ -158,8 +159,44 @@ def view_lines(folder: Path, truth: Volume) -> None:
     (folder / "sub-01_viewline.json").write_text(json.dumps({"EchoTime": 0.0087}))
 
 
+def rims(*strengths: float) -> Volume:
+    """1 in lesions without, 2 in lesions with a rim [X, Y, Z]; NaN where there is none."""
+    truth = np.full(BOX, np.nan, np.float32)
+    for distance, strength in zip(from_lesions(), strengths, strict=True):
+        truth[distance < LESION_MM] = 1 + (strength > 0)
+    return truth
+
+
+def from_lesions() -> list[Volume]:
+    """Distance of every voxel from the middle of each lesion [mm]."""
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in BOX], indexing="ij")).astype(np.float32)
+    steps = np.reshape(LESION_VOXEL_MM, (3, 1, 1, 1))
+    return [np.linalg.norm((grid - np.reshape(at, (3, 1, 1, 1))) * steps, axis=0) for at in LESIONS]
+
+
+def lesion_maps(folder: Path, truth: Volume) -> None:
+    """Write susceptibility [ppm], FLAIR and mask of lesions in white matter; some have a bright shell."""
+    rng = np.random.default_rng(0)
+    chi = rng.normal(-30, 6, BOX)  # ppb
+    flair = rng.normal(300, 10, BOX)
+    for distance in from_lesions():
+        inside = distance < LESION_MM
+        flair[inside] += 200
+        if np.nanmax(truth[inside]) == 2:
+            chi += 50 * np.exp(-(((distance - LESION_MM + 0.8) / 0.6) ** 2))
+    affine = np.diag([*LESION_VOXEL_MM, 1])
+    folder.mkdir()
+    volumes = {"Chimap": 1e-3 * chi, "FLAIR": flair, "label-lesion_mask": np.isfinite(truth)}
+    for name, volume in volumes.items():
+        dtype = np.uint8 if volume.dtype == bool else np.float32
+        nib.save(nib.Nifti1Image(volume.astype(dtype), affine), folder / f"sub-01_{name}.nii.gz")
+    (folder / "sub-01_Chimap.json").write_text(json.dumps({"Units": "ppm"}))
+
+
 ARTERY, VEIN = np.s_[4:6, 4:6, 1:], np.s_[18:20, 26:28, 1:]
 PIXEL_MM, BALL_MM = 0.1953125, 2.5
+LESION_VOXEL_MM, LESION_MM, BOX = (0.75, 0.75, 3.0), 5.5, (64, 72, 16)
+LESIONS = ((16, 18, 5), (46, 18, 5), (16, 50, 10), (46, 50, 10))
 RADIUS, CUBE, CENTRES = 6.0, (40, 40, 48), ((19.0, 19.0, 13.0), (20.0, 20.0, 34.0))
 
 
@@ -198,6 +235,10 @@ def particles(relative: float, *configs: str) -> Run:
     return Run(configs, view_lines, ball(3.0), "concentration", "ug/mm^3", (relative, 0.1), voxel_mm)
 
 
+def lesions(*configs: str) -> Run:
+    return Run(configs, lesion_maps, rims(50, 0, 0, 50), "desc-rim_dseg", "1", (0.0, 0.0), LESION_VOXEL_MM)
+
+
 RUNS: dict[str, list[Run]] = {
     # The centre-line method has to find out how large the ball is: one too small by a tenth is too strong by a third.
     "deepspio": [particles(0.2, "inference.json"), particles(0.25, "inference.json", "centre_line.json")],
@@ -206,6 +247,7 @@ RUNS: dict[str, list[Run]] = {
         Run(("inference.json", "t2.json"), multi_echo, halves(0.07, 0.12), "T2map", "s"),
     ],
     "qsmgan": [susceptibility("inference.json"), susceptibility("inference.json", "tv.json")],
+    "qsmrim_net": [lesions("inference.json"), lesions("inference.json", "rim_contrast.json")],
     "stnet_perfusion": [
         # It was trained with veins that fill their voxels in part: of a pure one it makes too small a volume.
         Run(("inference.json",), bolus, perfused_halves(2.0, 4.0), "cbv", "ml/100 g", (0.2, 0.0)),

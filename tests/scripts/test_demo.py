@@ -356,6 +356,21 @@ def test_lesions_of_a_table_are_compared_with_the_truth(patient: Any, tmp_path: 
     assert (qsmrim_net.true_classes(patient)[shown] == 2).any()
 
 
+def test_whole_demo_of_qsmrim_net(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "overview.png"
+    arguments = ["--bundle", "qsmrim_net", "--output", str(tmp_path / "demo"), "--scale", "0.4"]
+    assert demo.main([*arguments, "--picture", str(picture)]) == 0
+    printed = capfd.readouterr().out
+    for method in [*qsmrim_net.METHODS, qsmrim_net.CHAIN]:
+        folder = tmp_path / "demo" / "qsmrim_net" / "maps" / qsmrim_net.plain(method) / "sub-demo"
+        assert str(folder / "report.html") in printed
+        assert (folder / "sub-demo_desc-rim_dseg.nii.gz").is_file()
+        [line] = [line for line in printed.splitlines() if line.startswith(f"{method}  ")]
+        lesions, rims, found, false, _, _ = map(int, line.split()[-6:])
+        assert rims == qsmrim_net.RIMS and found + false <= lesions
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_only_bundles_with_weights_are_shown() -> None:
     assert demo.is_ready("rim_relaxometry")
     assert not demo.is_ready("no_such_bundle")
