@@ -25,7 +25,7 @@ _LEAST = 1e-12  # distance of a probability from 0 and 1
 OTHERS = ("size", "rim_contrast", "aprl_forest")
 
 
-def new_cohort(bench: Bench, subjects: int = 100, cohort_seed: int = 1) -> list[Path]:
+def new_cohort(bench: Bench, subjects: int = 60, cohort_seed: int = 1) -> list[Path]:
     """Areas, answers, counts and calibration on a cohort of split "test".
 
     Args:
