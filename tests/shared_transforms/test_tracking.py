@@ -235,7 +235,8 @@ def test_failed_run_is_marked_and_resumed(folder: Path, client: Any, tmp_path: P
 
 
 def test_a_run_of_many_names_its_parent(folder: Path, client: Any, tmp_path: Path) -> None:
-    common: dict[str, Any] = {"tracking_uri": f"sqlite:///{folder}/mlruns.db", "experiment_name": "family", "config": {}}
+    server = f"sqlite:///{folder}/mlruns.db"
+    common: dict[str, Any] = {"tracking_uri": server, "experiment_name": "family", "config": {}}
     make_engine([MLflowTracking(tmp_path / "parent", **common)]).run([0])
     parent = (tmp_path / "parent/mlflow_run_id.txt").read_text().strip()
     make_engine([MLflowTracking(tmp_path / "child", parent_run=parent, **common)]).run([0])
