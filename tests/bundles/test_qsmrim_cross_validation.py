@@ -128,7 +128,7 @@ def test_scores_of_another_recipe_are_not_taken_for_these(whole: Path, cohort: P
     scores = FoldScores.load(score_file(whole, "size", 0, 0))
     with pytest.raises(QMRIError, match="epochs"):
         scores.refuse_other_recipe({"epochs": 3}, whole)
-    scores.refuse_other_recipe({"epochs": 2, "seed": 5, "unheard_of": 1}, whole)
+    scores.refuse_other_recipe({"epochs": 2, "seed": 5, "unheard_of": 1, "batch_size": None}, whole)
 
 
 def test_a_misspelt_value_is_an_error(tmp_path: Path, cohort: Path) -> None:

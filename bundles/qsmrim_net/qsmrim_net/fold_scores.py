@@ -80,13 +80,13 @@ class FoldScores:
             ) from error  # fmt: skip
 
     def refuse_other_recipe(self, recipe: Mapping[str, Any], path: Path) -> None:
-        """Compare with the recipe of a run that is asked for; values that only one of them has are free.
+        """Compare with the recipe of a run that is asked for; values that only one of them has, or None, are free.
 
         Raises:
             QMRIError: when a value differs.
         """
         for name in sorted(set(recipe) & set(self.recipe)):
-            if recipe[name] != self.recipe[name]:
+            if recipe[name] is not None and recipe[name] != self.recipe[name]:
                 raise QMRIError(
                     file=path, field=name, found=f"scores of a run with {self.recipe[name]!r}",
                     expected=f"{recipe[name]!r}, as asked for",
