@@ -51,7 +51,7 @@ def subjects_figure(counts: Mapping[str, tuple[NDArray, NDArray]]) -> Figure:
     lines = max(1, -(-len(counts) // columns))
     figure = new_figure(3.1 * columns, 2.9 * lines)
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    highest = max([1, *(int(max(found.max(), true.max())) for found, true in counts.values())])
+    highest = max([1, *(int(true.max()) for _, true in counts.values())])
     generator = np.random.default_rng(0)
     for axis, (method, (found, true)) in zip(axes, counts.items(), strict=False):
         moved = generator.uniform(-0.25, 0.25, (2, len(true)))
