@@ -22,6 +22,10 @@ OPTIONS = {
     "config_file": str(ROOT / "configs" / "inference.json"),
 }
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+
 
 @pytest.fixture(scope="module")
 def network() -> RimEnsemble:
