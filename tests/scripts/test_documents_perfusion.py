@@ -1,20 +1,13 @@
 """Documents of stnet_perfusion: its tables, what the network loses, its metrics."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-import write_docs
-from bundle_files import REPOSITORY
+
+from .documented import add_results, card_of, without_results
 
 NAME = "stnet_perfusion"
-PROVENANCE = {
-    "commit": "0123abcdef01",
-    "seed": 7,
-    "hardware": {"cpu": "a processor", "cores": 2, "threads": 1, "gpu": None, "os": "Linux"},
-    "versions": {"torch": "2.13.0"},
-}
 
 
 def with_intervals(**columns: float) -> dict[str, float]:
@@ -64,26 +57,17 @@ TARGETS = [{"target": "Dice: ST-Net, lesions, 6 s", "limit": 0.859, "measured": 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A repository with the configs of the bundle and a README, without results."""
-    shutil.copytree(REPOSITORY / "bundles" / NAME / "configs", tmp_path / "bundles" / NAME / "configs")
-    shutil.copy(REPOSITORY / "constraints.txt", tmp_path)
-    (tmp_path / "README.md").write_text("\n".join(m.format(NAME) for m in (write_docs.BEGIN, write_docs.END)))
-    return tmp_path
+    return without_results(tmp_path, NAME)
 
 
 @pytest.fixture
 def measured(repository: Path) -> Path:
     """The same with results."""
-    folder = repository / "bundles" / NAME / "docs" / "results"
-    folder.mkdir(parents=True)
-    for name, rows in TABLES.items():
-        content = {"provenance": PROVENANCE | {"targets": TARGETS if name == "table1" else []}, "rows": rows}
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    return repository
+    return add_results(repository, NAME, TABLES, {"table1": TARGETS})
 
 
 def card(repository: Path) -> str:
-    assert write_docs.main(["--repository", str(repository), "--bundle", NAME]) == 0
-    return (repository / "bundles" / NAME / "docs" / "README.md").read_text()
+    return card_of(repository, NAME)
 
 
 def test_without_results_nothing_is_claimed(repository: Path) -> None:

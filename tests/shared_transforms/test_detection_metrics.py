@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +33,8 @@ from shared_transforms.metrics import (
     roc_points,
     roc_step_curve,
 )
+
+from .two_processes import in_two_processes
 
 SCORED = (partial_roc_auc, average_precision, f1_threshold, high_sensitivity_threshold, roc_points, pr_points)
 AREAS = (partial_roc_auc, average_precision)
@@ -352,36 +353,8 @@ def test_engine_metrics_of_little() -> None:
         metric.compute()
 
 
-TWO_PROCESSES = """
-import sys
-import torch
-import torch.distributed as dist
-from ignite.engine import Engine
-from shared_transforms.metrics import AveragePrecision
-
-
-def work(rank, store, batches, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    engine = Engine(lambda engine, batch: batch)
-    AveragePrecision().attach(engine, "area")
-    results[rank] = engine.run(batches[:2] if rank else batches[2:]).metrics["area"]
-    dist.destroy_process_group()
-
-
-batches = torch.load(sys.argv[1] + "/batches.pt", weights_only=True)
-results = torch.zeros(2, dtype=torch.float64).share_memory_()
-torch.multiprocessing.start_processes(work, (sys.argv[1] + "/store", batches, results), 2, start_method="fork")
-print(*results.tolist())
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_processes_with_unequal_shares_agree_with_one(tmp_path: Path) -> None:
-    torch.save(batches(), tmp_path / "batches.pt")
-    root = str(Path(__file__).resolve().parents[2])
-    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    found = in_two_processes(tmp_path, [batches()[2:], batches()[:2]], "AveragePrecision")
     whole = [torch.cat([batch[name] for batch in batches()]) for name in ("label", "pred")]
-    assert [float(x) for x in run.stdout.split()] == pytest.approx([average_precision(*whole)] * 2, rel=1e-12)
+    assert found == pytest.approx([average_precision(*whole)] * 2, rel=1e-12)

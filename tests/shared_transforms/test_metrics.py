@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +28,8 @@ from shared_transforms.metrics import (
     rmse,
     robust_sd,
 )
+
+from .two_processes import in_two_processes
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -237,38 +238,10 @@ def test_engine_metric_of_whole_images() -> None:
     assert math.isnan(engine.run(parts).metrics["nmae"])
 
 
-TWO_PROCESSES = """
-import sys
-import torch
-import torch.distributed as dist
-from ignite.engine import Engine
-from shared_transforms.metrics import RelativeRMSE
-
-
-def work(rank, store, batches, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    engine = Engine(lambda engine, batch: batch)
-    RelativeRMSE(1).attach(engine, "error")
-    results[rank] = engine.run([batches[rank]]).metrics["error"]
-    dist.destroy_process_group()
-
-
-batches = torch.load(sys.argv[1] + "/batches.pt", weights_only=True)
-results = torch.zeros(2, dtype=torch.float64).share_memory_()
-torch.multiprocessing.start_processes(work, (sys.argv[1] + "/store", batches, results), 2, start_method="fork")
-print(*results.tolist())
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    torch.save(batches(), tmp_path / "batches.pt")
-    root = str(Path(__file__).resolve().parents[2])
-    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    found = in_two_processes(tmp_path, [[batch] for batch in batches()], "RelativeRMSE", 1)
     engine = Engine(lambda engine, batch: batch)
     RelativeRMSE(1).attach(engine, "error")
     alone = engine.run(batches()).metrics["error"]
-    assert [float(value) for value in run.stdout.split()] == [pytest.approx(alone, rel=1e-12)] * 2
+    assert found == [pytest.approx(alone, rel=1e-12)] * 2
