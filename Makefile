@@ -1,6 +1,7 @@
 # `make demo` and `make test` set up what they need. `make help` lists the rest.
 PYTHON ?= python3.11
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.qmri-setup
 BUNDLES := $(notdir $(patsubst %/,%,$(wildcard bundles/*/)))
@@ -20,18 +21,18 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint benchmark docs pack check clean
+.PHONY: help setup demo test test-numpy1 lint benchmark docs pack check clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 setup: $(STAMP) ## virtual environment with all that the repository needs, once
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.11, or name another (3.11 to 3.13): make PYTHON=python3 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) uv
+	$(BIN)/uv pip install --python $(BIN)/python -c $(CONSTRAINTS) -e ".[dev]"
 	@touch $@
 
 demo: $(STAMP) ## every bundle that is ready, or BUNDLE=name, on simulated scans of real anatomy
@@ -40,6 +41,14 @@ demo: $(STAMP) ## every bundle that is ready, or BUNDLE=name, on simulated scans
 # One thread a process: small convolutions on two busy cores are many times slower with two.
 test: $(STAMP) ## the tests, in parallel
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
+
+# numpy 1.26 is what MONAI Label runs with.
+test-numpy1: build/constraints-numpy1.txt ## the tests on numpy 1.26, in .venv-numpy1
+	$(MAKE) test VENV=.venv-numpy1 CONSTRAINTS=$<
+
+build/constraints-numpy1.txt: constraints.txt constraints-numpy1.txt
+	@mkdir -p $(@D)
+	@awk -F== 'NR == FNR { pin[$$1] = $$0; next } { print ($$1 in pin) ? pin[$$1] : $$0 }' constraints-numpy1.txt constraints.txt > $@
 
 lint: $(STAMP) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
