@@ -21,7 +21,7 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numpy1 lint benchmark docs pack check clean
+.PHONY: help setup demo test test-numpy1 lint benchmark docs documents pack check clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -58,9 +58,13 @@ lint: $(STAMP) ## ruff, mypy, import contracts
 benchmark: $(STAMP) ## speed of physics, classical methods and networks of every bundle, or of BUNDLE=name
 	$(BIN)/python scripts/benchmark.py $(ONE) $(ARGS)
 
-docs: $(STAMP) ## picture of the README, model cards and metadata, from the results there are
+documents: $(STAMP) ## picture of the README, model cards and metadata, from the results there are
 	$(BIN)/python scripts/demo.py --output build/demo --picture docs/overview.png
 	$(BIN)/python scripts/write_docs.py
+
+docs: $(STAMP) ## the documentation site, build/site/index.html; warnings are errors
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -d build/site-cache docs/site build/site
+	@echo "build/site/index.html"
 
 check: $(STAMP) ## check every bundle, or BUNDLE=name
 	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python scripts/check_bundle.py bundles/$$bundle || exit 1; done
@@ -69,5 +73,5 @@ pack: $(STAMP) ## dist/NAME_vX.Y.Z.zip of every bundle, or of BUNDLE=name
 	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python scripts/pack_bundle.py $$bundle || exit 1; done
 
 clean: ## remove what make, tests and linters leave, not the virtual environment
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist docs/site/bundles docs/site/reference docs/site/gallery docs/site/sg_execution_times.rst *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find physics shared_transforms bundles scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
