@@ -64,8 +64,14 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """Name of the bundle and of its package."""
+        """Name of the bundle."""
         return self.root.name
+
+    @property
+    def package(self) -> str:
+        """Name of the package with its code: the bundle's own, with the version behind it where it is packed."""
+        packed = packed_name(self.name, str(self.metadata.get("version")))
+        return packed if (self.root / packed).is_dir() else self.name
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -75,12 +81,17 @@ class Bundle:
     @property
     def is_packed(self) -> bool:
         """Whether the bundle carries its own copy of the shared packages."""
-        return all((self.root / self.name / package).is_dir() for package in VENDORED)
+        return all((self.root / self.package / shared).is_dir() for shared in VENDORED)
 
     @property
     def runnable(self) -> dict[str, dict[str, Any]]:
         """The configs that MONAI runs: all but ``metadata.json``."""
         return {name: config for name, config in self.configs.items() if name != "metadata.json"}
+
+
+def packed_name(name: str, version: str) -> str:
+    """Name of the package in a packed bundle, which no other version has: Python keeps one package of a name."""
+    return f"{name}_v{version.replace('.', '_')}"
 
 
 def read_bundle(root: Path) -> Bundle:

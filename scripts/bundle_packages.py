@@ -41,7 +41,7 @@ def third_party(bundle: Bundle) -> dict[str, str]:
         seen.add(path)
         for name in imported(path, _package_of(bundle, path)):
             top = name.partition(".")[0]
-            if top in (bundle.name, *VENDORED):
+            if top in (bundle.package, *VENDORED):
                 todo += _files(bundle, name)
             elif top not in sys.stdlib_module_names:
                 found.setdefault(top, path.name)
@@ -68,7 +68,7 @@ def imported(path: Path, package: str) -> Iterator[str]:
 
 def _entry_points(bundle: Bundle) -> Iterator[str]:
     """Names of the bundle's and the shared packages in inference.json: targets, imports, expressions."""
-    roots = "|".join(re.escape(name) for name in (bundle.name, *VENDORED))
+    roots = "|".join(re.escape(name) for name in (bundle.package, *VENDORED))
     for _, value in walk(bundle.configs.get("inference.json", {})):
         if isinstance(value, str):
             yield from (match[0] for match in re.finditer(rf"\b(?:{roots})(?:\.\w+)+", value))
@@ -77,7 +77,7 @@ def _entry_points(bundle: Bundle) -> Iterator[str]:
 def _files(bundle: Bundle, name: str) -> list[Path]:
     """The module of a dotted name and the packages it lies in, as files; attributes at its end are cut off."""
     top, *parts = name.split(".")
-    folder = (bundle.root if top == bundle.name or bundle.is_packed else REPOSITORY) / top
+    folder = (bundle.root if top == bundle.package or bundle.is_packed else REPOSITORY) / top
     found = [folder / "__init__.py"]
     for part in parts:
         found.append(folder / f"{part}.py")

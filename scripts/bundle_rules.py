@@ -92,9 +92,9 @@ def files(bundle: Bundle) -> Iterator[Fault]:
     for file, cure in REQUIRED_FILES.items():
         if not (bundle.root / file).is_file():
             yield Fault(file, "-", "is not there", cure)
-    if not (bundle.root / bundle.name / "__init__.py").is_file():
-        cure = f"put the bundle's code in a package {bundle.name}/ with an __init__.py"
-        yield Fault(f"{bundle.name}/__init__.py", "-", "is not there", cure)
+    if not (bundle.root / bundle.package / "__init__.py").is_file():
+        cure = f"put the bundle's code in a package {bundle.package}/ with an __init__.py"
+        yield Fault(f"{bundle.package}/__init__.py", "-", "is not there", cure)
     for path in sorted(bundle.root.rglob("*")):
         file = path.relative_to(bundle.root).as_posix()
         if path.is_symlink():

@@ -2,9 +2,10 @@
 
 python scripts/pack_bundle.py NAME [--output DIR]
 
-The zip holds one folder, NAME: the bundle, with ``physics`` and ``shared_transforms`` copied into its package and
-their names prefixed, in imports and in configs (``physics.noise`` becomes ``NAME.physics.noise``), as pip vendors its
-own dependencies. So any number of packed bundles, of any versions, work in one process. The zip is deterministic.
+The zip holds one folder, NAME: the bundle, with ``physics`` and ``shared_transforms`` copied into its package, as pip
+vendors its own dependencies. The package has its version in its name, in imports and in configs: ``NAME.network``
+becomes ``NAME_vX_Y_Z.network``, ``physics.noise`` becomes ``NAME_vX_Y_Z.physics.noise``. Python keeps one package of a
+name, so only names that differ let packed bundles of any versions work in one process. The zip is deterministic.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from bundle_files import REPOSITORY, VENDORED, BundleError, Fault, read_bundle
+from bundle_files import REPOSITORY, VENDORED, BundleError, Fault, packed_name, read_bundle
 from check_bundle import check
 from vendoring import Vendor
 
@@ -30,18 +31,19 @@ def stage(bundle: Path, folder: Path, repository: Path) -> Path:
     """Copy the bundle into ``folder``, self-contained; returns its new root.
 
     Raises:
-        BundleError: if an import or a name cannot be prefixed safely.
+        BundleError: if an import or a name cannot be replaced safely.
     """
     name = bundle.name
+    packed = packed_name(name, str(read_bundle(bundle).metadata.get("version")))
     root = folder / name
     root.mkdir(parents=True)
-    for kept in (*KEPT, name):
+    for kept, target in {**dict(zip(KEPT, KEPT, strict=True)), name: packed}.items():
         source = bundle / kept
         if source.is_dir():
-            shutil.copytree(source, root / kept, ignore=JUNK)
+            shutil.copytree(source, root / target, ignore=JUNK)
         elif source.is_file():
-            shutil.copy(source, root / kept)
-    package = root / name
+            shutil.copy(source, root / target)
+    package = root / packed
     for shared in VENDORED:
         if (package / shared).exists() or (package / f"{shared}.py").exists():
             taken = Fault(f"{name}/{shared}", "-", "stands where the shared package is copied to", "rename it")
@@ -54,7 +56,7 @@ def stage(bundle: Path, folder: Path, repository: Path) -> Path:
         try:
             path.write_text(rewrite(path.read_text("utf-8")), "utf-8")
         except ValueError as error:
-            file = path.relative_to(root).as_posix()
+            file = path.relative_to(root).as_posix().replace(f"{packed}/", f"{name}/", 1)
             faults.append(Fault(file, "-", str(error), "write the name in one plain literal, or import it"))
     if faults:
         raise BundleError(*faults)

@@ -1,4 +1,4 @@
-"""Prefix the names of vendored packages in Python sources and JSON configs, by syntax and not by text."""
+"""Rename packages that become part of another, in Python sources and JSON configs, by syntax and not by text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from pathlib import Path
 from bundle_files import VENDORED
 from bundle_rules import mask_references
 
-ROOTS = "|".join(VENDORED)
-DOTTED = re.compile(rf"({ROOTS})(\.[A-Za-z_]\w*)+")
 JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 # Functions that take a package's bare name; elsewhere a string "physics" is a word.
 LOADERS = {"import_module", "find_spec", "files", "as_file", "PackageLoader", "getLogger", "get_logger", "__import__"}
@@ -20,32 +18,33 @@ Edit = tuple[int, int, str]
 
 
 class Vendor:
-    """Rewrites sources that use packages which have become sub-packages of ``name``.
+    """Rewrites sources of a package that got a new name, and of packages that have become sub-packages of it.
 
     Args:
-        name: the package they were copied into.
-        package: its folder, with the copies in it.
+        name: what the package was called.
+        package: its folder under the new name, with copies of the shared packages in it.
     """
 
     def __init__(self, name: str, package: Path) -> None:
-        self.name = name
-        self.package = package
+        self.names = {name: package.name} | {shared: f"{package.name}.{shared}" for shared in VENDORED}
+        self.folders = {name: package} | {shared: package / shared for shared in VENDORED}
+        self.dotted = re.compile(rf"({'|'.join(self.names)})(\.[A-Za-z_]\w*)+")
 
     def python(self, source: str) -> str:
-        """Prefix imports and dotted names in string literals of Python code.
+        """Replace imports and dotted names in string literals of Python code.
 
         Raises:
-            ValueError: if a use was found that cannot be prefixed.
+            ValueError: if a use was found that cannot be replaced.
         """
         source = _apply(source, self._edits(source, documented=True))
         self._verify(source)
         return source
 
     def json(self, text: str) -> str:
-        """Prefix targets, import statements and expressions in the strings of a JSON text; its layout stays.
+        """Replace targets, import statements and expressions in the strings of a JSON text; its layout stays.
 
         Raises:
-            ValueError: if a use was found that cannot be prefixed.
+            ValueError: if a use was found that cannot be replaced.
         """
 
         def replace(match: re.Match[str]) -> str:
@@ -60,7 +59,7 @@ class Vendor:
 
     def _value(self, value: str) -> str:
         if not value.startswith("$"):
-            return f"{self.name}.{value}" if self._is_vendored(value) else value
+            return self._replaced(value) if self._is_renamed(value) else value
         code = value[1:].lstrip()
         try:
             # A masked reference is as long as the reference, so an edit of the one fits the other.
@@ -77,42 +76,48 @@ class Vendor:
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    if alias.name.partition(".")[0] in VENDORED:
+                    if alias.name.partition(".")[0] in self.names:
                         yield *_span(alias, starts), self._alias(alias)
             elif isinstance(node, ast.ImportFrom):
                 module = node.module or ""
-                if node.level == 0 and module.partition(".")[0] in VENDORED:
+                root = module.partition(".")[0]
+                if node.level == 0 and root in self.names:
                     begin, end = _span(node, starts)
                     head = re.match(rb"from(?:\s|\\)+", data[begin:end])
                     assert head is not None  # the grammar says so
-                    yield begin + head.end(), begin + head.end(), f"{self.name}."
+                    yield begin + head.end(), begin + head.end() + len(root), self.names[root]
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 if documented and node in documentation:
                     continue
-                if not (self._is_vendored(node.value) or (node in bare and node.value in VENDORED)):
+                is_cut = node in in_fstrings and self.dotted.fullmatch(node.value + "x") is not None
+                if not (is_cut or self._is_renamed(node.value) or (node in bare and node.value in self.names)):
                     continue
                 begin, end = _span(node, starts)
                 literal = "" if node in in_fstrings else data[begin:end].decode()
                 quoted = re.fullmatch(r"([rRuU]?(?:'''|\"\"\"|'|\")).*", literal, re.DOTALL)
                 if quoted is None or node.value not in literal:
                     raise ValueError(f"line {node.lineno}: the name {node.value!r} is not one plain string literal")
-                at = begin + len(quoted[1].encode())
-                yield at, at, f"{self.name}."
+                at, root = begin + len(quoted[1].encode()), node.value.partition(".")[0]
+                yield at, at + len(root), self.names[root]
 
     def _alias(self, alias: ast.alias) -> str:
-        prefixed = f"{self.name}.{alias.name}"
+        renamed = self._replaced(alias.name)
         if alias.asname:
-            return f"{prefixed} as {alias.asname}"
+            return f"{renamed} as {alias.asname}"
         root, _, rest = alias.name.partition(".")
-        bound = f"{self.name}.{root} as {root}"  # "import physics.noise" binds physics
-        return f"{prefixed} as _{alias.name.replace('.', '_')}, {bound}" if rest else bound
+        bound = f"{self.names[root]} as {root}"  # "import physics.noise" binds physics
+        return f"{renamed} as _{alias.name.replace('.', '_')}, {bound}" if rest else bound
 
-    def _is_vendored(self, text: str) -> bool:
-        """Whether the whole text is a dotted name of something in a vendored package."""
-        if not DOTTED.fullmatch(text):
+    def _replaced(self, name: str) -> str:
+        root, dot, rest = name.partition(".")
+        return self.names[root] + dot + rest
+
+    def _is_renamed(self, text: str) -> bool:
+        """Whether the whole text is a dotted name of something in a package that got a new name."""
+        if not self.dotted.fullmatch(text):
             return False
         root, first, *_ = text.split(".")
-        folder = self.package / root
+        folder = self.folders[root]
         if (folder / f"{first}.py").is_file() or (folder / first).is_dir():
             return True
         return re.search(rf"\b{first}\b", (folder / "__init__.py").read_text("utf-8")) is not None
@@ -123,8 +128,8 @@ class Vendor:
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
             for name in names:
-                if name.partition(".")[0] in VENDORED:
-                    raise ValueError(f"the import of {name} could not be prefixed")
+                if name.partition(".")[0] in self.names:
+                    raise ValueError(f"the import of {name} could not be replaced")
 
 
 def _special_strings(tree: ast.AST) -> tuple[set[ast.AST], set[ast.AST], set[ast.AST]]:

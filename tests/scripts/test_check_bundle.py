@@ -289,7 +289,7 @@ def test_packages_of_the_training_alone_need_no_mention(tinymap: Path) -> None:
 def test_packages_are_found_through_the_shared_ones(tinymap: Path, repository: Path) -> None:
     stage(tinymap, repository / "staged", repository)
     packed = repository / "staged/tinymap"
-    write(packed, "tinymap/physics/noise.py", "def f():\n    from skimage.restoration import unwrap_phase\n")
+    write(packed, "tinymap_v0_2_1/physics/noise.py", "def f():\n    from skimage.restoration import unwrap_phase\n")
     found = third_party(read_bundle(packed))
     assert found["skimage"] == "noise.py"
     assert found.keys() == {"skimage", "torch"}

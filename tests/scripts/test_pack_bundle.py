@@ -18,9 +18,8 @@ TREE = {
     "LICENSE",
     *(f"configs/{name}" for name in ("metadata.json", "train.json", "inference.json", "evaluate.json", "other.json")),
     *("configs/logging.conf", "docs/README.md", "docs/data_license.txt", "models/model.pt"),
-    *("tinymap/__init__.py", "tinymap/network.py", "tinymap/physics/__init__.py", "tinymap/physics/noise.py"),
-    *("tinymap/shared_transforms/__init__.py", "tinymap/shared_transforms/errors.py"),
-    "tinymap/shared_transforms/page.html.j2",
+    *(f"tinymap_v0_2_1/{name}.py" for name in ("__init__", "network", "physics/__init__", "physics/noise")),
+    *(f"tinymap_v0_2_1/shared_transforms/{name}" for name in ("__init__.py", "errors.py", "page.html.j2")),
 }
 
 
@@ -50,26 +49,31 @@ def test_packed_twice_is_the_same(repository: Path, tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
-def test_two_packed_bundles_keep_their_own_physics_in_one_process(repository: Path, tmp_path: Path) -> None:
-    noise = repository / "physics/noise.py"
-    stage(repository / "bundles/tinymap", tmp_path / "first", repository)
-    (repository / "bundles/tinymap").rename(repository / "bundles/other")
-    (repository / "bundles/other/tinymap").rename(repository / "bundles/other/other")
+def test_two_versions_in_one_process_have_each_their_own_code(repository: Path, tmp_path: Path) -> None:
+    """Both roots are on the path, as after two runs of MONAI; shared code that changed between them counts as well."""
+    bundle, noise = repository / "bundles/tinymap", repository / "physics/noise.py"
+    metadata, network = bundle / "configs/metadata.json", bundle / "tinymap/network.py"
+    stage(bundle, tmp_path / "first", repository)
     noise.write_text(noise.read_text().replace("0.65", "0.5"))
-    stage(repository / "bundles/other", tmp_path / "second", repository)
+    metadata.write_text(metadata.read_text().replace("0.2.1", "0.3.0"))
+    network.write_text(network.read_text() + "\n\nclass Offset(Scale):\n    pass\n")
+    stage(bundle, tmp_path / "second", repository)
     code = (
-        f"import sys; sys.path[:0] = [{str(tmp_path / 'first/tinymap')!r}, {str(tmp_path / 'second/other')!r}]\n"
-        "from tinymap.network import sigma_from_snr as a\nfrom other.network import sigma_from_snr as b\n"
-        "assert (a(1), b(1)) == (0.65, 0.5)"
+        f"import sys; sys.path[:0] = [{str(tmp_path / 'first/tinymap')!r}, {str(tmp_path / 'second/tinymap')!r}]\n"
+        "import tinymap_v0_2_1.network as a\nimport tinymap_v0_3_0.network as b\n"
+        "assert (a.sigma_from_snr(1), b.sigma_from_snr(1)) == (0.65, 0.5)\n"
+        "assert a.Scale is not b.Scale and issubclass(b.Offset, b.Scale) and not hasattr(a, 'Offset')"
     )
     subprocess.run([sys.executable, "-P", "-c", code], cwd="/", check=True)
 
 
-def test_names_in_configs_and_code_are_prefixed(repository: Path, tmp_path: Path) -> None:
+def test_names_in_configs_and_code_are_replaced(repository: Path, tmp_path: Path) -> None:
     root = stage(repository / "bundles/tinymap", tmp_path / "staged", repository)
-    assert "from tinymap.physics.noise import sigma_from_snr" in (root / "tinymap/network.py").read_text()
+    code = (root / "tinymap_v0_2_1/network.py").read_text()
+    assert "from tinymap_v0_2_1.physics.noise import sigma_from_snr" in code
     train = json.loads((root / "configs/train.json").read_text())
-    assert train["imports"][2] == "$from tinymap.shared_transforms.errors import QMRIError"
+    assert train["imports"][2] == "$from tinymap_v0_2_1.shared_transforms.errors import QMRIError"
+    assert train["network_def"]["_target_"] == "tinymap_v0_2_1.network.Scale"
 
 
 def test_a_bundle_with_faults_is_not_packed(
@@ -98,7 +102,7 @@ def test_a_package_of_a_shared_name_is_refused(repository: Path, tmp_path: Path)
         stage(repository / "bundles/tinymap", tmp_path / "staged", repository)
 
 
-def test_a_name_that_cannot_be_prefixed_is_refused(repository: Path, tmp_path: Path) -> None:
+def test_a_name_that_cannot_be_replaced_is_refused(repository: Path, tmp_path: Path) -> None:
     (repository / "bundles/tinymap/tinymap/loader.py").write_text('NAME = f"physics.noise"\n')
     with pytest.raises(BundleError, match=r"tinymap/loader.py.*plain string literal"):
         stage(repository / "bundles/tinymap", tmp_path / "staged", repository)

@@ -1,4 +1,4 @@
-"""Names of vendored packages are prefixed by syntax, in code and in configs."""
+"""Names of packages that become part of another are replaced by syntax, in code and in configs."""
 
 import json
 import sys
@@ -11,11 +11,12 @@ from vendoring import Vendor
 @pytest.fixture
 def vendor(tmp_path: Path) -> Vendor:
     package = tmp_path / "demo_pkg"
-    for file in ("physics/__init__.py", "physics/noise.py", "shared_transforms/__init__.py", "shared_transforms/io.py"):
+    shared = ("physics/__init__.py", "physics/noise.py", "shared_transforms/__init__.py", "shared_transforms/io.py")
+    for file in (*shared, "network.py"):
         (package / file).parent.mkdir(parents=True, exist_ok=True)
         (package / file).write_text("VALUE = 3\n" if file == "physics/noise.py" else "")
     (package / "__init__.py").touch()
-    return Vendor("demo_pkg", package)
+    return Vendor("demo", package)
 
 
 @pytest.mark.parametrize(
@@ -37,9 +38,13 @@ def vendor(tmp_path: Path) -> Vendor:
         ("T = {'a': '''shared_transforms.io.a'''}", "T = {'a': '''demo_pkg.shared_transforms.io.a'''}"),
         ('files("shared_transforms")', 'files("demo_pkg.shared_transforms")'),
         ('importlib.import_module("physics")', 'importlib.import_module("demo_pkg.physics")'),
+        ("from demo.network import Net", "from demo_pkg.network import Net"),
+        ("import demo.network as n", "import demo_pkg.network as n"),
+        ('T = "demo.network.Net"', 'T = "demo_pkg.network.Net"'),
+        ('files("demo")', 'files("demo_pkg")'),
     ],
 )
-def test_python_is_prefixed(vendor: Vendor, code: str, expected: str) -> None:
+def test_python_is_rewritten(vendor: Vendor, code: str, expected: str) -> None:
     assert vendor.python(code) == expected
 
 
@@ -58,20 +63,26 @@ def test_python_is_prefixed(vendor: Vendor, code: str, expected: str) -> None:
         'x = "physics"',
         'x = "see physics.noise"',
         'x = f"{a} physics.noise"',
+        'x = f"physics. {a}"',
+        'method = "demo"',
+        "from ..demo import network",
     ],
 )
-def test_python_that_names_no_vendored_package_stays(vendor: Vendor, code: str) -> None:
+def test_python_that_names_no_such_package_stays(vendor: Vendor, code: str) -> None:
     assert vendor.python(code) == code
 
 
-@pytest.mark.parametrize("code", ['x = f"physics.noise"', 'x = "physics" ".noise"', 'x = "physics\\x2enoise"'])
+CUT = ['x = f"physics.noise"', 'x = f"demo.network.{a}"', 'x = "physics" ".noise"', 'x = "physics\\x2enoise"']
+
+
+@pytest.mark.parametrize("code", CUT)
 def test_a_name_in_pieces_is_refused(vendor: Vendor, code: str) -> None:
     with pytest.raises(ValueError, match="plain string literal"):
         vendor.python(code)
 
 
-def test_prefixed_imports_bind_what_they_did(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(vendor.package.parent))
+def test_rewritten_imports_bind_what_they_did(vendor: Vendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
     code = "import physics\nimport physics.noise\nimport physics.noise as n\nfrom physics import noise\n"
     names: dict[str, object] = {}
     exec(vendor.python(code + "value = physics.noise.VALUE + n.VALUE + noise.VALUE"), names)
@@ -94,11 +105,15 @@ def test_prefixed_imports_bind_what_they_did(vendor: Vendor, monkeypatch: pytest
         ("$@a @ @b", "$@a @ @b"),
         ("$not python (", "$not python ("),
         ("the physics.noise model", "the physics.noise model"),
+        ("demo.network.Net", "demo_pkg.network.Net"),
+        ("$from demo.network import Net", "$from demo_pkg.network import Net"),
+        ("demo", "demo"),
+        ("demo.unknown", "demo.unknown"),
         ("physics.html", "physics.html"),
         ("@physics", "@physics"),
     ],
 )
-def test_configs_are_prefixed(vendor: Vendor, value: str, expected: str) -> None:
+def test_configs_are_rewritten(vendor: Vendor, value: str, expected: str) -> None:
     text = json.dumps({"_target_": value, "list": [1, value]}, indent=2)
     assert json.loads(vendor.json(text)) == {"_target_": expected, "list": [1, expected]}
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from shared_transforms.experiments import Row, charts
 from shared_transforms.metrics import normalised_mae
 
+from ..network import DeepSPIO
 from .bench import Bench
 from .scores import mean_row
 
@@ -170,7 +171,7 @@ def start(train_config: str | Path, settings: Mapping[str, Any], changes: Mappin
     values = dict(changes)
     network, compress = values.pop("network", "DeepSPIO"), values.pop("compress", True)
     parser = parser_of(train_config, {**settings, **values})
-    definition = {"_target_": f"deepspio.network.{network}", "width": "@width", "compress": compress}
+    definition = {"_target_": f"{DeepSPIO.__module__}.{network}", "width": "@width", "compress": compress}
     parser["network_def"] = definition
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
