@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import sys
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
-__all__ = ["executing_config", "flatten", "user_values"]
+__all__ = ["OF_THE_RUN", "executing_config", "flatten", "recipe_sha256", "user_values", "without_password"]
+
+# Values at the top of train.json that tell runs and machines apart, not recipes.
+OF_THE_RUN = ("fold", "seed", "resume", "tracking_uri", "cache_dir", "processes")
 
 _FOLDERS = ("bundle_root", "dataset_dir", "output_dir")
+_NO_RECIPE = {*OF_THE_RUN, "bundle_root", "output_dir", "device", "imports", "initialize", "finalize"}
+_NO_RECIPE |= set(DEFAULT_MLFLOW_SETTINGS["configs"])  # what `--tracking mlflow` adds at the top ...
+_LOOK_ONLY = {
+    "MLFlowHandler",
+    "MLflowTracking",
+    "FigureHandler",
+    "Progress",
+    "StatsHandler",
+    "Throughput",
+}  # ... and below
+_KEYS = ("_target_", "_mode_", "_disabled_")  # of MONAI, that decide
+_NAME = __name__.removesuffix("shared_transforms.tracking.config")  # "" or, in a packed bundle, "<bundle>."
 
 
 def executing_config() -> dict[str, Any] | None:
@@ -43,6 +62,43 @@ def user_values(config: Mapping[str, Any]) -> dict[str, Any]:
         return isinstance(value, str | int | float | bool) and not str(value).startswith(("$", "@"))
 
     return {name: value for name, value in config.items() if plain(value) and name not in _FOLDERS and name[0] != "_"}
+
+
+def recipe_sha256(config: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides the simulated data and the training: equal for two runs of one recipe.
+
+    It is that of the canonical JSON (sorted keys, no white space) of the configuration, overlays and overrides
+    included, without :data:`OF_THE_RUN`, device, imports, the folders of bundle and output, descriptions, and handlers
+    that only look. A packed bundle gives the hash of the repository's. Folders of own data count by their names.
+
+    Args:
+        config: the executed configuration.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+
+    def decisive(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: decisive(item) for name, item in value.items() if not name.startswith("_") or name in _KEYS}
+        if isinstance(value, list | tuple):
+            return [decisive(item) for item in value if not _looks_only(item)]
+        return value
+
+    chosen = {name: decisive(value) for name, value in config.items() if name not in _NO_RECIPE and name[0] != "_"}
+    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), default=str)
+    if _NAME:
+        text = re.sub(rf"\b{re.escape(_NAME)}(?=(physics|shared_transforms)\b)", "", text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _looks_only(item: Any) -> bool:
+    return isinstance(item, Mapping) and str(item.get("_target_")).rpartition(".")[2] in _LOOK_ONLY
+
+
+def without_password(text: str) -> str:
+    """The text with what stands between ``//`` and ``@`` in its addresses taken out."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,8 +19,17 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
 from shared_transforms.atomic import atomic_write
+from shared_transforms.errors import QMRIError
 from shared_transforms.provenance import provenance
-from shared_transforms.tracking.config import executing_config, flatten, user_values
+from shared_transforms.tracking.card import MODEL_CARD, description
+from shared_transforms.tracking.config import (
+    executing_config,
+    flatten,
+    recipe_sha256,
+    user_values,
+    without_password,
+)
+from shared_transforms.tracking.outbox import Outbox
 from shared_transforms.tracking.progress import scalars
 
 if TYPE_CHECKING:
@@ -39,12 +48,15 @@ class MLflowTracking:
     learning rate, the seconds, and the mean of every scalar output (the loss) and every metric of the trainer
     (``train_``) and the evaluator (``val_``), under the names the configuration gives them, which should hold the unit
     and nothing but letters, digits and ``_-./`` (MONAI's own tracking fails on others); as files the executed
-    configuration, the weights and their sha256, the pictures in ``output_dir/figures``, and what ``log_artifact`` is
-    given. Only rank 0 records. It uses an experiment of its own, so that MONAI's ``--tracking mlflow`` may run beside
-    it. Nothing is written before the engine starts.
+    configuration, the weights, the pictures in ``output_dir/figures``, the model card, and what ``log_artifact`` is
+    given; as tags ``recipe_sha256``, the same for all runs of one recipe, ``bundle_version`` and ``weights_sha256``; as
+    the description the model card's beginning. Only rank 0 records. It uses an experiment of its own, so that MONAI's
+    ``--tracking mlflow`` may run beside it. Nothing is written before the engine starts.
 
     The record goes to a sqlite file in ``output_dir``, to ``tracking_uri``, or to the environment variable
-    MLFLOW_TRACKING_URI, the later before the earlier.
+    MLFLOW_TRACKING_URI, the later before the earlier. A server that does not answer at the start is an error. One that
+    is away later is warned of, and gets what it missed when it is back (:class:`.outbox.Outbox`). Passwords in
+    addresses are not recorded.
 
     Put it before StatsHandler: of several handlers of an exception ignite calls the first.
 
@@ -62,6 +74,10 @@ class MLflowTracking:
         iteration_interval: also record the loss every so many iterations; 0 never.
         parent_run: identifier of the run that this one belongs to, as one of many trainings of an experiment; on the
             same server.
+        bundle_root: folder of the bundle, for its version and its model card.
+
+    Raises:
+        QMRIError: at the start of the engine, when the server does not answer or refuses the run.
     """
 
     def __init__(
@@ -78,12 +94,14 @@ class MLflowTracking:
         resume: bool = False,
         iteration_interval: int = 0,
         parent_run: str | None = None,
+        bundle_root: str | Path | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.evaluator = evaluator
         self.seed = seed
         self.config = executing_config() if config is None else dict(config)
         self.recipe = user_values(self.config or {}) if recipe is None else dict(recipe)
+        self.recipe.pop("tracking_uri", None)  # a place, perhaps with a password
         self.weights = None if weights is None else Path(weights)
         self.tracking_uri = tracking_uri
         self.experiment_name = experiment_name
@@ -91,15 +109,16 @@ class MLflowTracking:
         self.resume = resume
         self.iteration_interval = iteration_interval
         self.parent_run = parent_run
+        self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self._handler: MLFlowHandler | None = None
+        self._outbox: Outbox | None = None
         self._losses: dict[str, list[torch.Tensor]] = {}
         self._pictures: set[Path] = set()
 
     @property
     def run_id(self) -> str | None:
         """Identifier of the active run; None before the start, after the end, and on ranks other than 0."""
-        run = None if self._handler is None else self._handler.cur_run
-        return None if run is None else str(run.info.run_id)
+        return None if self._outbox is None else self._outbox.run_id
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer or evaluator."""
@@ -114,30 +133,54 @@ class MLflowTracking:
             path: the file.
             folder: folder in the record.
         """
-        if self._handler is not None and self.run_id is not None:
-            self._handler.client.log_artifact(self.run_id, str(path), folder)
+        if self._outbox is not None:
+            self._outbox.add(files={Path(path): folder})
 
     def _start(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
             return
+        from mlflow.exceptions import MlflowException
+
         _mend_monai_handlers(engine)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._handler = self._make_handler()
-        self._handler.start(engine)
-        assert self.run_id is not None  # start makes a run or raises
-        (self.output_dir / _RUN_FILE).write_text(self.run_id + "\n")
-        self._log_parameters(self._handler)
-        if self.parent_run is not None:
-            self._handler.client.set_tag(self.run_id, "mlflow.parentRunId", self.parent_run)
-        if self.config is not None:
-            path = self.output_dir / "executed_config.json"
-            with atomic_write(path) as file:
-                file.write((json.dumps(self.config, indent=2, default=str) + "\n").encode())
-            self.log_artifact(path)
+        try:
+            self._begin(engine)
+        except MlflowException as error:
+            raise QMRIError(
+                field="MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "tracking_uri",
+                found=without_password(str(error)),
+                expected="an MLflow server that answers and takes the run",
+                remedy="start the server, correct the address or MLflow's variables for its credentials, or leave the "
+                "address out: the record then goes to a file in output_dir",
+            ) from error
         # Registered now, when all others are: after the validation of the epoch.
         if not engine.has_event_handler(self._epoch, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+
+    def _begin(self, engine: Engine) -> None:
+        """Make or find the run, and record what is known before the first step."""
+        self._handler = self._make_handler()
+        self._handler.start(engine)
+        run_id = str(self._handler.cur_run.info.run_id)
+        (self.output_dir / _RUN_FILE).write_text(run_id + "\n")
+        tags = self._log_parameters(self._handler)
+        files: dict[Path, str | None] = {}
+        if self.parent_run is not None:
+            tags["mlflow.parentRunId"] = self.parent_run
+        if self.config is not None:
+            tags["recipe_sha256"] = recipe_sha256(self.config)
+            path = self.output_dir / "executed_config.json"
+            with atomic_write(path) as file:
+                file.write((without_password(json.dumps(self.config, indent=2, default=str)) + "\n").encode())
+            files[path] = None
+        if self.bundle_root is not None:
+            version = json.loads((self.bundle_root / "configs" / "metadata.json").read_text("utf-8"))["version"]
+            card = self.bundle_root / MODEL_CARD
+            tags |= {"bundle_version": version, "mlflow.note.content": description(card.read_text("utf-8"))}
+            files[card] = "model_card"
+        self._outbox = Outbox(self._handler.client, run_id)
+        self._outbox.add(tags=tags, files=files)
 
     def _make_handler(self) -> MLFlowHandler:
         from monai.handlers import MLFlowHandler  # imports mlflow, which takes seconds
@@ -162,15 +205,15 @@ class MLflowTracking:
         except (FileNotFoundError, MlflowException):  # nothing recorded yet, or to another server
             return None
 
-    def _log_parameters(self, handler: MLFlowHandler) -> None:
+    def _log_parameters(self, handler: MLFlowHandler) -> dict[str, str]:
+        """Parameters; and as a tag the commit, where MLflow looks for it."""
         origin = provenance(self.seed)
         commit, _ = origin.pop("commit"), origin.pop("date")
         values = flatten(origin) | {"commit": commit} | flatten({"recipe": self.recipe})
         parameters = {_valid(name): str(value)[:_LONGEST_PARAMETER] for name, value in values.items()}
         handler._delete_exist_param_in_dict(parameters)  # of a resumed run: MLflow refuses to change them
         handler._log_params(parameters)
-        if commit is not None:
-            handler.client.set_tag(self.run_id, "mlflow.source.git.commit", commit)
+        return {} if commit is None else {"mlflow.source.git.commit": commit}
 
     def _iteration(self, engine: Engine) -> None:
         losses = scalars(engine.state.output)
@@ -199,11 +242,11 @@ class MLflowTracking:
     def _log(self, values: Mapping[str, Any], step: int) -> None:
         numbers = {_valid(name): _number(value) for name, value in values.items()}
         found = {name: value for name, value in numbers.items() if value is not None}
-        if self._handler is not None and found:
-            self._handler._log_metrics(found, step)
+        if self._outbox is not None:
+            self._outbox.add(found, step)
 
     def _complete(self, engine: Engine) -> None:
-        if self._handler is None or self.run_id is None:
+        if self._outbox is None:
             return
         source: Any = (self.evaluator or engine).state
         best = _number(getattr(source, "best_metric", None))
@@ -211,15 +254,25 @@ class MLflowTracking:
             self._log({f"best_{source.key_metric_name}": best}, engine.state.epoch)
         if self.weights is not None and self.weights.is_file():
             digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
-            self._handler.client.set_tag(self.run_id, "weights_sha256", digest)
-            self.log_artifact(self.weights)
-        self._handler.close()
+            self._outbox.add(tags={"weights_sha256": digest}, files={self.weights: None})
+        self._close()
 
     def _fail(self, engine: Engine, error: Exception) -> NoReturn:
-        if self._handler is not None and self.run_id is not None:
+        if self._handler is not None and self._outbox is not None:
             self._handler.run_finish_status = "FAILED"
-            self._handler.close()
+            self._close()
         raise error
+
+    def _close(self) -> None:
+        """Send what is left, and end the run; what the server does not take now is lost to the record."""
+        assert self._handler is not None and self._outbox is not None
+        self._outbox.send(at_once=True)
+        if self._outbox.away or not self._outbox.attempt(self._handler.close):
+            logging.getLogger(__name__).warning(
+                f"MLflow has not got {len(self._outbox)} value(s) and file(s) of run {self._outbox.run_id}, nor its "
+                f"end; weights, figures and the configuration are in {self.output_dir}"
+            )
+        self._outbox = None
 
 
 def _mend_monai_handlers(engine: Engine) -> None:
