@@ -1,23 +1,17 @@
-"""A bundle on disk or in a zip: opening it safely, reading its configs, naming its faults."""
+"""A bundle on disk: reading its configs, naming its faults."""
 
 from __future__ import annotations
 
 import json
-import stat
-import tempfile
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VENDORED = ("physics", "shared_transforms")
 MAX_FILE_BYTES = 25 * 1024 * 1024
-MAX_ZIP_BYTES = 1024**3
-MAX_ZIP_ENTRIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ def read_bundle(root: Path) -> Bundle:
         duplicates: list[str] = []
         try:
             content = json.loads(path.read_text("utf-8"), object_pairs_hook=partial(_unique, duplicates))
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, too many brackets
             bundle.faults.append(Fault(file, "-", f"is not JSON: {error}", "write valid JSON"))
             continue
         if not isinstance(content, dict):
@@ -163,56 +157,3 @@ def lookup_parts(value: Any, parts: list[str]) -> Any:
         else:
             raise KeyError(part)
     return value
-
-
-@contextmanager
-def open_bundle(path: Path) -> Iterator[Path]:
-    """Give the root folder of the bundle at ``path``, a folder or a zip, which is unpacked into a temporary folder.
-
-    Raises:
-        BundleError: if there is nothing, or the zip is unsafe or holds more than one folder.
-    """
-    if path.is_dir():
-        yield path.resolve()
-    elif zipfile.is_zipfile(path):
-        with tempfile.TemporaryDirectory(prefix="bundle-") as folder, zipfile.ZipFile(path) as archive:
-            root = Path(folder) / _checked_top(archive, path.name)
-            archive.extractall(folder)
-            yield root
-    else:
-        raise BundleError(Fault(str(path), "-", "is neither a folder nor a zip", "give a bundle's folder or its zip"))
-
-
-def _checked_top(archive: zipfile.ZipFile, file: str) -> str:
-    """Name of the one folder in the archive, after every entry was found safe to write."""
-    faults = [
-        Fault(file, repr(entry.filename), problem, "do not use this zip; pack the bundle again with pack_bundle.py")
-        for entry in archive.infolist()
-        if (problem := _unsafe(entry))
-    ]
-    names = archive.namelist()
-    pack_again = "pack the bundle again with pack_bundle.py"
-    if len(set(names)) < len(names):
-        faults.append(Fault(file, "-", "has two entries of one name", pack_again))
-    if len(names) > MAX_ZIP_ENTRIES or sum(entry.file_size for entry in archive.infolist()) > MAX_ZIP_BYTES:
-        faults.append(Fault(file, "-", "unpacks to more than a bundle can hold", "do not use this zip"))
-    tops = sorted({PurePosixPath(name).parts[0] for name in names if PurePosixPath(name).parts})
-    if not faults and (len(tops) != 1 or f"{tops[0]}/configs/metadata.json" not in names):
-        faults.append(Fault(file, "-", f"holds {tops}, not one folder of a bundle", pack_again))
-    if faults:
-        raise BundleError(*faults)
-    return tops[0]
-
-
-def _unsafe(entry: zipfile.ZipInfo) -> str | None:
-    name = entry.filename
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if name.startswith("/") or "\\" in name or ":" in name.split("/")[0]:
-        return "is an absolute path"
-    if ".." in name.split("/"):
-        return "leads out of the folder"
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link or a device"
-    if entry.flag_bits & 1:
-        return "is encrypted"
-    return None

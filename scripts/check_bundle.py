@@ -12,8 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bundle_files import BundleError, Fault, open_bundle, read_bundle
+from bundle_files import BundleError, Fault, read_bundle
 from bundle_rules import static_faults
+from bundle_zip import open_bundle
 
 LIVE = Path(__file__).with_name("bundle_live.py")
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundle_files import REPOSITORY, open_bundle
+from bundle_files import REPOSITORY
+from bundle_zip import open_bundle
 from check_bundle import check
 from pack_bundle import pack, stage, write_zip
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from bundle_files import BundleError, Fault, lookup, open_bundle, read_bundle
+from bundle_files import BundleError, Fault, lookup, read_bundle
 from bundle_packages import required_packages, third_party
 from bundle_rules import static_faults
+from bundle_zip import open_bundle
 from check_bundle import check, main
 from pack_bundle import stage
 

@@ -8,9 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from bundle_files import BundleError, Fault, open_bundle, read_bundle
+from bundle_files import BundleError, Fault, read_bundle
 from bundle_live import Blocked
 from bundle_rules import static_faults
+from bundle_zip import open_bundle
 from check_bundle import check
 from pack_bundle import main, pack, stage, write_zip
 
