@@ -30,7 +30,7 @@ _LOOK_ONLY = {
     "Throughput",
 }  # ... and below
 _KEYS = ("_target_", "_mode_", "_disabled_")  # of MONAI, that decide
-_NAME = __name__.removesuffix("shared_transforms.tracking.config")  # "" or, in a packed bundle, "<bundle>."
+_PACKAGE = __name__.removesuffix("shared_transforms.tracking.config")  # "" or, packed, "<bundle>_v<version>."
 
 
 def executing_config() -> dict[str, Any] | None:
@@ -87,8 +87,9 @@ def recipe_sha256(config: Mapping[str, Any]) -> str:
 
     chosen = {name: decisive(value) for name, value in config.items() if name not in _NO_RECIPE and name[0] != "_"}
     text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), default=str)
-    if _NAME:
-        text = re.sub(rf"\b{re.escape(_NAME)}(?=(physics|shared_transforms)\b)", "", text)
+    if _PACKAGE:
+        text = re.sub(rf"\b{re.escape(_PACKAGE)}(?=(physics|shared_transforms)\b)", "", text)
+        text = re.sub(rf"\b{re.escape(_PACKAGE)}", re.sub(r"_v\d\w*\.$", ".", _PACKAGE), text)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
