@@ -57,19 +57,32 @@ def check_noise_model(noise: str) -> str:
 
 
 def sigma_from_snr(snr: Tensor | float) -> Tensor | float:
-    """Noise standard deviation [fraction of the CSF amplitude] at a signal-to-noise ratio: 0.65 / SNR."""
+    r"""Noise standard deviation [fraction of the CSF amplitude] at a signal-to-noise ratio.
+
+    .. math:: \sigma = 0.65 / \mathrm{SNR}
+
+    Source: Sabidussi et al., Med. Image Anal. 74 (2021) 102220, table 1.
+    """
     return REFERENCE_SIGNAL / snr
 
 
 def snr_from_sigma(sigma: Tensor | float) -> Tensor | float:
-    """Signal-to-noise ratio at a noise standard deviation [fraction of the CSF amplitude]: 0.65 / sigma."""
+    r"""Signal-to-noise ratio at a noise standard deviation [fraction of the CSF amplitude].
+
+    .. math:: \mathrm{SNR} = 0.65 / \sigma
+
+    Source: Sabidussi et al., Med. Image Anal. 74 (2021) 102220, table 1.
+    """
     return REFERENCE_SIGNAL / sigma
 
 
 def sigma_from_decibels(signal: Tensor, decibels: Tensor | float, axes: int | tuple[int, ...] | None = None) -> Tensor:
-    """Noise standard deviation of each part of a complex image, from a ratio of mean powers.
+    r"""Noise standard deviation of each part of a complex image, from a ratio of mean powers.
 
-    ``10 log10(mean |S|^2 / (2 sigma^2)) = decibels``: the mean is taken over the whole image, dark pixels included.
+    .. math:: 10 \log_{10} \frac{\langle |S|^2 \rangle}{2 \sigma^2} = d
+        \quad\Longrightarrow\quad \sigma = \sqrt{\langle |S|^2 \rangle / 2} \; 10^{-d / 20}
+
+    with d in dB; the mean is taken over the whole image, dark pixels included.
 
     Args:
         signal: noise-free real or complex signal, any shape.
@@ -91,7 +104,9 @@ def _normal_like(signal: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def add_gaussian_noise(signal: Tensor, sigma: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
-    """Add zero-mean Gaussian noise.
+    r"""Add zero-mean Gaussian noise.
+
+    .. math:: m = S + \sigma n, \qquad n \sim \mathcal{N}(0, 1)
 
     Args:
         signal: real signal, any shape.
@@ -105,7 +120,9 @@ def add_gaussian_noise(signal: Tensor, sigma: Tensor | float, generator: torch.G
 
 
 def add_complex_noise(signal: Tensor, sigma: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
-    """Add independent Gaussian noise of standard deviation ``sigma`` to the real and the imaginary part.
+    r"""Add independent Gaussian noise of standard deviation ``sigma`` to the real and the imaginary part.
+
+    .. math:: m = S + \sigma (n_1 + i n_2), \qquad n_1, n_2 \sim \mathcal{N}(0, 1)
 
     Args:
         signal: real or complex signal, any shape.
@@ -120,7 +137,13 @@ def add_complex_noise(signal: Tensor, sigma: Tensor | float, generator: torch.Ge
 
 
 def add_rician_noise(signal: Tensor, sigma: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
-    """Magnitude of ``signal`` after complex noise (Gudbjartsson and Patz, Magn. Reson. Med. 1995).
+    r"""Magnitude of ``signal`` after complex noise.
+
+    .. math:: m = |S + \sigma (n_1 + i n_2)|, \qquad
+        p(m \mid S) = \frac{m}{\sigma^2} \exp\left(-\frac{m^2 + |S|^2}{2 \sigma^2}\right)
+        I_0\left(\frac{m |S|}{\sigma^2}\right)
+
+    Source: Gudbjartsson and Patz, Magn. Reson. Med. 34:910 (1995), equation 1.
 
     Args:
         signal: real or complex signal, any shape.
@@ -151,9 +174,10 @@ def _bessel_polynomials(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bessel_ratio(x: Tensor) -> Tensor:
-    """Ratio I1(x) / I0(x) of modified Bessel functions, for x >= 0.
+    """Ratio of modified Bessel functions, :math:`I_1(x) / I_0(x)`, for x >= 0.
 
-    Polynomials (absolute error at most 2e-6) rather than torch.special, which no ONNX operator covers.
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 9.8.1 to 9.8.4. Polynomials (absolute error at
+    most 2e-6) rather than torch.special, which no ONNX operator covers.
 
     Args:
         x: non-negative argument, any shape.
@@ -166,7 +190,10 @@ def bessel_ratio(x: Tensor) -> Tensor:
 
 
 def bessel_ratio_and_log(x: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`bessel_ratio` together with log(I0(x) exp(-x)) (absolute error at most 1e-6), at little more cost.
+    r""":func:`bessel_ratio` together with :math:`\log(I_0(x) e^{-x})`, at little more cost.
+
+    The absolute error of the logarithm is at most 1e-6. Source: Abramowitz and Stegun, Handbook of Mathematical
+    Functions, 9.8.1 to 9.8.4.
 
     Args:
         x: non-negative argument, any shape.
@@ -180,7 +207,9 @@ def bessel_ratio_and_log(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gaussian_nll(data: Tensor, signal: Tensor, sigma: Tensor | float) -> Tensor:
-    """Negative log-likelihood of Gaussian data, elementwise, up to the constant log(sigma sqrt(2 pi)).
+    r"""Negative log-likelihood of Gaussian data, elementwise, up to the constant :math:`\log(\sigma \sqrt{2 \pi})`.
+
+    .. math:: -\log p(m \mid S) = \frac{(m - S)^2}{2 \sigma^2}
 
     Args:
         data: measured values, any shape.
@@ -194,9 +223,12 @@ def gaussian_nll(data: Tensor, signal: Tensor, sigma: Tensor | float) -> Tensor:
 
 
 def rician_nll(data: Tensor, signal: Tensor, sigma: Tensor | float) -> Tensor:
-    """Negative log-likelihood of Rician magnitudes, elementwise, up to the constant -log(data / sigma**2).
+    r"""Negative log-likelihood of Rician magnitudes, elementwise, up to the constant :math:`-\log(m / \sigma^2)`.
 
-    Written so that it tends to :func:`gaussian_nll` plus half a logarithm at high SNR and never overflows.
+    .. math:: -\log p(m \mid S) = \frac{m^2 + S^2}{2 \sigma^2} - \log I_0\left(\frac{m S}{\sigma^2}\right)
+
+    Source: Gudbjartsson and Patz, Magn. Reson. Med. 34:910 (1995), equation 1, the logarithm. Written so that it tends
+    to :func:`gaussian_nll` plus half a logarithm at high SNR and never overflows.
 
     Args:
         data: measured magnitudes >= 0, any shape.
@@ -225,7 +257,12 @@ def _information_table() -> tuple[Tensor, float]:
 
 
 def rician_information(ratio: Tensor) -> Tensor:
-    """Fisher information on the signal in one Rician magnitude, in units of the Gaussian one, 1 / sigma**2.
+    r"""Fisher information on the signal in one Rician magnitude, in units of the Gaussian one, 1 / sigma**2.
+
+    .. math:: w(\rho) = \mathrm{E}\left[\left(x \, \frac{I_1(x \rho)}{I_0(x \rho)}\right)^2\right] - \rho^2,
+        \qquad \rho = S / \sigma, \quad x = m / \sigma
+
+    the mean square of the derivative of :func:`rician_nll` by the signal, over Rician x; no unit.
 
     Args:
         ratio: noise-free signal / sigma, >= 0, any shape.

@@ -35,12 +35,14 @@ SAMPLES_PER_LOBE = 4  # trial frequencies in each 1 / (last - first echo time)
 
 
 def wrap(phase: Tensor) -> Tensor:
-    """Phase [rad] of any shape brought into -pi to pi."""
+    r"""Phase [rad] of any shape brought into -pi to pi: :math:`\varphi - 2 \pi \, \mathrm{round}(\varphi / 2 \pi)`."""
     return phase - TWO_PI * torch.round(phase / TWO_PI)
 
 
 def rescale_phase(phase: Tensor, stored_range: tuple[float, float]) -> Tensor:
-    """Phase as a scanner stores it, in radians.
+    r"""Phase as a scanner stores it, in radians.
+
+    .. math:: \varphi = 2 \pi \, \frac{v - (v_{-\pi} + v_{\pi}) / 2}{v_{\pi} - v_{-\pi}}
 
     Args:
         phase: stored values of any shape; integers are taken as well.
@@ -68,7 +70,9 @@ def rescale_phase(phase: Tensor, stored_range: tuple[float, float]) -> Tensor:
 
 
 def frequency_to_ppm(frequency: Tensor, field_strength: float) -> Tensor:
-    """Frequency [Hz] of any shape as the relative field [ppm] at ``field_strength`` [T].
+    r"""Frequency [Hz] of any shape as the relative field [ppm] at ``field_strength`` [T].
+
+    .. math:: b = \frac{f}{(\gamma / 2 \pi) \, B_0}, \qquad \gamma / 2 \pi = 42.577478518 \; \mathrm{MHz / T}
 
     Raises:
         ValueError: if the field strength is not positive and finite.
@@ -99,10 +103,12 @@ def check_echo_times(echo_times: Sequence[float] | Tensor) -> list[float]:
 
 
 def frequency_period(echo_times: Sequence[float] | Tensor) -> float:
-    """Frequency [Hz] that must be added for the echoes to look the same again.
+    r"""Frequency [Hz] that must be added for the echoes to look the same again.
 
-    It is 1 / measure, the measure being the longest time of which every echo spacing is a multiple; with equal
-    spacings that is the spacing. Spacings within a tenth of the measure of a multiple count as one.
+    .. math:: P = 1 / \tau, \qquad t_{n+1} - t_n = k_n \tau, \quad k_n \in \mathbb{N}
+
+    The measure tau [s] is the longest time of which every echo spacing is a multiple; with equal spacings that is the
+    spacing. Spacings within a tenth of the measure of a multiple count as one.
 
     Raises:
         ValueError: for echo times that :func:`check_echo_times` refuses.
@@ -150,12 +156,18 @@ def fit_field(
     start: Tensor | None = None,
     iterations: int = 10,
 ) -> FieldFit:
-    """Fit frequency and phase offset to the complex echoes, ``m_n exp(i (offset + 2 pi frequency t_n))``.
+    r"""Fit frequency and phase offset to the complex echoes.
 
-    Least squares on the complex signal, so each echo weighs with its squared magnitude and wraps in time do not count
-    (Liu et al., Magn. Reson. Med. 2013;69:467, equation 3). The offset is linear in the exponent and profiled out; the
-    frequency starts at the best of trial frequencies over one period, hence near the global optimum, or at ``start``,
-    and is refined by Gauss-Newton steps, all voxels at once.
+    .. math:: \min_{f, \varphi_0} \sum_n m_n^2 \left| e^{i \varphi_n} - e^{i (\varphi_0 + 2 \pi f t_n)} \right|^2,
+        \qquad
+        \sigma_f = \frac{\sigma}{2 \pi \sqrt{\sum_n m_n^2 (t_n - \bar t)^2}}, \quad
+        \bar t = \frac{\sum_n m_n^2 t_n}{\sum_n m_n^2}
+
+    with f in Hz, times in s, phases in rad, the noise sigma in the unit of the magnitude m. Least squares on the
+    complex signal, so each echo weighs with its squared magnitude and wraps in time do not count (Liu et al., Magn.
+    Reson. Med. 2013;69:467, equation 3). The offset is linear in the exponent and profiled out; the frequency starts at
+    the best of trial frequencies over one period, hence near the global optimum, or at ``start``, and is refined by
+    Gauss-Newton steps, all voxels at once.
 
     Args:
         magnitude: ``[N, *voxels]``, not negative.
@@ -278,12 +290,18 @@ def _chi_squared_median(degrees: int) -> float:
 
 
 def unwrap_laplacian(phase: Tensor, voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Tensor:
-    """Unwrap in space by the Poisson equation, over the whole grid, with mirrored borders.
+    r"""Unwrap in space by the Poisson equation, over the whole grid, with mirrored borders.
 
-    The Laplacian of the true phase is known from the wrapped one (Schofield and Zhu, Opt. Lett. 2003;28:1194); here by
-    wrapped differences of neighbours, of which the result is the least-squares one (Ghiglia and Romero, J. Opt. Soc.
-    Am. A 1994;11:107): exact where no true difference exceeds pi. Open-ended lines of phase (poles, noise) spread their
-    error smoothly. There is no mask; values outside of the object count.
+    .. math:: \min_\psi \sum_x \sum_a \frac{1}{d_a^2} \left(\Delta_a \psi - \mathrm{wrap}(\Delta_a \varphi)\right)^2
+        \quad\Longrightarrow\quad
+        \sum_a \frac{\Delta_a^{T} \Delta_a \psi}{d_a^2}
+        = \sum_a \frac{\Delta_a^{T} \, \mathrm{wrap}(\Delta_a \varphi)}{d_a^2}
+
+    with :math:`\Delta_a` the difference to the next voxel along axis a. The Laplacian of the true phase is known from
+    the wrapped one (Schofield and Zhu, Opt. Lett. 2003;28:1194); here by wrapped differences of neighbours, of which
+    the result is the least-squares one (Ghiglia and Romero, J. Opt. Soc. Am. A 1994;11:107): exact where no true
+    difference exceeds pi. Open-ended lines of phase (poles, noise) spread their error smoothly. There is no mask;
+    values outside of the object count.
 
     Args:
         phase: ``[..., X, Y, Z]`` [rad].

@@ -28,7 +28,7 @@ def _as_times(values: Tensor | Sequence[float], name: str) -> Tensor:
 
 
 class SignalModel(nn.Module):
-    """Magnitude signal of one voxel as a function of its tissue parameters.
+    r"""Magnitude signal of one voxel as a function of its tissue parameters, :math:`s_n = |A f(t_n; \ldots)|`.
 
     Subclasses define :meth:`signed`, the signal before the modulus with its derivatives. The amplitude A is always
     the first parameter and enters linearly.
@@ -94,7 +94,14 @@ class SignalModel(nn.Module):
     def cramer_rao_bound(
         self, *parameters: Tensor, sigma: Tensor | float, noise: str = "gaussian", known: Sequence[str] = ()
     ) -> Tensor:
-        """Smallest standard deviation that an unbiased estimator can reach.
+        r"""Smallest standard deviation that an unbiased estimator can reach.
+
+        .. math:: F_{qr} = \sum_{n=1}^{N} \frac{w(s_n / \sigma)}{\sigma^2} \,
+            \frac{\partial s_n}{\partial p_q} \frac{\partial s_n}{\partial p_r}, \qquad
+            \mathrm{sd}(\hat p_q) \ge \sqrt{(F^{-1})_{qq}}
+
+        over the parameters that are not known; w is 1 for Gaussian noise, and :func:`physics.noise.rician_information`
+        for Rician noise.
 
         Args:
             parameters: tissue parameters, each ``[*voxels]``.
@@ -130,10 +137,13 @@ class SignalModel(nn.Module):
 
 
 class InversionRecovery(SignalModel):
-    """Inversion recovery: ``|A (1 - B exp(-TI/T1) + (B - 1) exp(-TR/T1))|``.
+    r"""Inversion recovery.
 
-    Without a repetition time the last term is absent (full recovery; Sabidussi et al. 2021, section 4.1). B is the
-    inversion factor, 1 - cos(inversion angle): 2 for a perfect inversion.
+    .. math:: s = \left| A \left(1 - B e^{-TI / T_1} + (B - 1) e^{-TR / T_1}\right) \right|
+
+    with TI, TR and T1 in s, B without unit, A in the unit of the images. Without a repetition time the last term is
+    absent (full recovery; Sabidussi et al. 2021, section 4.1). B is the inversion factor, 1 - cos(inversion angle): 2
+    for a perfect inversion.
 
     Args:
         inversion_times: TI [s], ``[N]`` or broadcastable ``[N, *voxels]``.
@@ -185,11 +195,17 @@ class InversionRecovery(SignalModel):
 
 
 class LookLocker(SignalModel):
-    """Look-Locker: inversion, then a train of small flip angles whose readouts drive the recovery.
+    r"""Look-Locker: inversion, then a train of small flip angles whose readouts drive the recovery.
 
-    The signal relaxes with T1* to A*: ``|A* (1 - B* exp(-t/T1*))|``, where 1/T1* = 1/T1 - ln(cos a)/dt,
-    A* = A (1 - E1)/(1 - E1 cos a), E1 = exp(-dt/T1) and B* = 1 + (B - 1) A/A*
-    (Look and Locker 1970; Deichmann and Haase 1992).
+    The signal relaxes with T1* to A*:
+
+    .. math:: s = \left| A^* \left(1 - B^* e^{-t / T_1^*}\right) \right|, \qquad
+        \frac{1}{T_1^*} = \frac{1}{T_1} - \frac{\ln \cos \alpha}{\Delta t}, \qquad
+        A^* = A \frac{1 - E_1}{1 - E_1 \cos \alpha}, \quad E_1 = e^{-\Delta t / T_1}, \qquad
+        B^* = 1 + (B - 1) \frac{A}{A^*}
+
+    with times in s. Source: Look and Locker, Rev. Sci. Instrum. 41:250 (1970); Deichmann and Haase, J. Magn. Reson.
+    96:608 (1992).
 
     Args:
         inversion_times: t [s] from the inversion to each readout, ``[N]`` or broadcastable ``[N, *voxels]``.
@@ -215,7 +231,10 @@ class LookLocker(SignalModel):
 
     @staticmethod
     def corrected_t1(t1_star: Tensor, b_star: Tensor) -> Tensor:
-        """T1 [s] from the apparent T1* [s] and B*: ``T1* (B* - 1)``, for perfect inversion and a small flip angle."""
+        """T1 [s] from the apparent T1* [s] and B*, for perfect inversion and a small flip angle.
+
+        .. math:: T_1 = T_1^* (B^* - 1)
+        """
         return t1_star * (b_star - 1.0)
 
     def apparent(self, amplitude: Tensor, inversion: Tensor, t1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,7 +271,11 @@ class _Decay(SignalModel):
 
 
 class T2Preparation(_Decay):
-    """T2-prepared sequence: ``|A exp(-tau/T2)|`` (Sabidussi et al. 2021, section 4.1).
+    r"""T2-prepared sequence (Sabidussi et al. 2021, section 4.1).
+
+    .. math:: s = \left| A e^{-\tau / T_2} \right|
+
+    with both times in s, A in the unit of the images.
 
     Args:
         preparation_times: tau [s], ``[N]`` or broadcastable ``[N, *voxels]``.
@@ -267,7 +290,11 @@ class T2Preparation(_Decay):
 
 
 class SpinEcho(_Decay):
-    """Spin echo or multi-echo spin echo with perfect refocusing: ``|A exp(-TE/T2)|``.
+    r"""Spin echo or multi-echo spin echo with perfect refocusing.
+
+    .. math:: s = \left| A e^{-TE / T_2} \right|
+
+    with both times in s, A in the unit of the images. Source: Hahn, Phys. Rev. 80:580 (1950).
 
     Args:
         echo_times: TE [s], ``[N]`` or broadcastable ``[N, *voxels]``.

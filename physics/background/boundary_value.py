@@ -30,7 +30,10 @@ def lbv(
     tolerance: float = 1e-4,
     report: Report | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Local field by solving the Laplace equation for the background.
+    r"""Local field by solving the Laplace equation for the background.
+
+    .. math:: b_{local} = b - b_{bg}, \qquad \nabla^2 b_{bg} = 0 \;\text{ inside}, \quad
+        b_{bg} = b \;\text{ on the border}
 
     The local field is taken to be zero on the border of the mask; the background, harmonic inside, then follows from
     the field on the border alone (Zhou et al., NMR Biomed. 2014;27:312). Seven-point Laplacian, conjugate gradients

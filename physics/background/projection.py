@@ -27,13 +27,16 @@ def pdf(
     kernel: str = "exact",
     report: Report | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Local field as what sources outside of the mask cannot explain.
+    r"""Local field as what sources outside of the mask cannot explain.
 
-    The susceptibility outside of the mask whose field fits the measured one best inside it, weighted least squares by
-    conjugate gradients; its field is subtracted (Liu et al., NMR Biomed. 2011;24:1129, equation 4). An offset and
-    linear gradients (shim, far sources) are fitted beside it: sources on the grid reach them only after hundreds of
-    iterations.
-    Dipoles just inside and just outside of the border look alike, so fields of sources near the border lose strength.
+    .. math:: b_{local} = b - d * \chi_{out} - g, \qquad (\chi_{out}, g) = \arg\min \sum_{x \in mask} w^2
+        \left(b - d * \chi_{out} - g\right)^2
+
+    with :math:`\chi_{out}` zero inside the mask, and g an offset with linear gradients. The susceptibility outside of
+    the mask whose field fits the measured one best inside it, weighted least squares by conjugate gradients; its field
+    is subtracted (Liu et al., NMR Biomed. 2011;24:1129, equation 4). An offset and linear gradients (shim, far sources)
+    are fitted beside it: sources on the grid reach them only after hundreds of iterations. Dipoles just inside and just
+    outside of the border look alike, so fields of sources near the border lose strength.
 
     Args:
         field: total field ``[..., X, Y, Z]`` [ppm].

@@ -22,11 +22,14 @@ def smv_kernel(
     dtype: torch.dtype = torch.float64,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Weights that give the mean of a harmonic field over a sphere, hence its value at the centre.
+    r"""Weights that give the mean of a harmonic field over a sphere, hence its value at the centre.
+
+    .. math:: \rho(x) = c_0 + \sum_a c_a x_a^2 \;\text{ for } |x| \le R, \qquad
+        \sum_x \rho = 1, \quad \sum_x \rho \, x_a^2 = R^2 / 5
 
     The voxels whose centres lie in the sphere weigh almost equally. Equal weights would have different second moments
     along x, y and z where voxels are not cubic, and a harmonic field such as x^2 - z^2 would not cancel; so the
-    weights are ``c0 + cx x^2 + cy y^2 + cz z^2`` with sum 1 and the second moments of the sphere, radius^2 / 5.
+    weights have the second moments of the sphere.
 
     Args:
         radius: of the sphere [mm], at least the largest voxel size.
@@ -85,11 +88,16 @@ def vsharp(
     smallest_radius: float | None = None,
     threshold: float = 0.05,
 ) -> tuple[Tensor, Tensor]:
-    """Local field by sophisticated harmonic artefact reduction with variable kernels.
+    r"""Local field by sophisticated harmonic artefact reduction with variable kernels.
 
-    The background is harmonic inside the mask, so subtracting the mean over a sphere removes it. Each voxel takes the
-    largest sphere that fits around it; what this does to the local field is undone by deconvolution with the largest
-    kernel in use, truncated (Schweser et al., NeuroImage 2011;54:2789; Wu et al., Magn. Reson. Med. 2012;67:137).
+    .. math:: b_{local} = \mathcal{F}^{-1} \left\{ \frac{[\,|1 - \hat\rho_R| > \tau\,]}{1 - \hat\rho_R} \;
+        \mathcal{F} \{ b - \rho_{r(x)} * b \} \right\}
+
+    with :math:`\rho_r` of :func:`smv_kernel`, r(x) the radius of the largest sphere that fits around a voxel and R the
+    largest of all. The background is harmonic inside the mask, so subtracting the mean over a sphere removes it. Each
+    voxel takes the largest sphere that fits around it; what this does to the local field is undone by deconvolution
+    with the largest kernel in use, truncated (Schweser et al., NeuroImage 2011;54:2789; Wu et al., Magn. Reson. Med.
+    2012;67:137).
 
     Args:
         field: total field ``[..., X, Y, Z]`` [ppm].

@@ -44,7 +44,12 @@ def sphere_field(
     b0_direction: Sequence[float] | Tensor = (0.0, 0.0, 1.0),
     susceptibility: float = 1.0,
 ) -> Tensor:
-    """Field of a sphere: ``chi/3 (R/r)^3 (3 cos^2 - 1)`` outside, 0 inside.
+    r"""Field of a sphere.
+
+    .. math:: b = \frac{\chi}{3} \left(\frac{R}{r}\right)^3 (3 \cos^2\theta - 1) \;\text{ outside}, \qquad
+        b = 0 \;\text{ inside}
+
+    at the distance r from the centre [mm] and the angle :math:`\theta` from B0.
 
     Args:
         points: positions ``[..., 3]`` [mm].
@@ -81,10 +86,12 @@ def cylinder_field(
     b0_direction: Sequence[float] | Tensor = (0.0, 0.0, 1.0),
     susceptibility: float = 1.0,
 ) -> Tensor:
-    """Field of an infinite cylinder that makes the angle t with B0.
+    r"""Field of an infinite cylinder that makes the angle t with B0.
 
-    ``chi/6 (3 cos^2 t - 1)`` inside, ``chi/2 (R/r)^2 sin^2 t cos 2p`` outside, where r is the distance from the axis
-    and p the angle around it, from the projection of B0.
+    .. math:: b = \frac{\chi}{6} (3 \cos^2 t - 1) \;\text{ inside}, \qquad
+        b = \frac{\chi}{2} \left(\frac{R}{r}\right)^2 \sin^2 t \cos 2\varphi \;\text{ outside}
+
+    where r is the distance from the axis [mm] and :math:`\varphi` the angle around it, from the projection of B0.
 
     Args:
         points: positions ``[..., 3]`` [mm].
@@ -145,10 +152,16 @@ def cuboid_field(
     b0_direction: Sequence[float] | Tensor = (0.0, 0.0, 1.0),
     susceptibility: float = 1.0,
 ) -> Tensor:
-    """Field of a cuboid with edges along the axes: ``chi (tr N / 3 - b.N b)``, N the demagnetisation tensor.
+    r"""Field of a cuboid with edges along the axes.
 
-    tr N is 1 inside and 0 outside. On a face the field is the mean of both sides; on an edge it is infinite where B0
-    is oblique to it.
+    .. math:: b = \chi \left(\tfrac{1}{3} \operatorname{tr} N - \hat b \cdot N \hat b\right), \quad
+        N_{xx} = \sum_{\pm\pm\pm} \frac{\pm 1}{4\pi} \arctan \frac{y z}{x r}, \quad
+        N_{xy} = -\sum_{\pm\pm\pm} \frac{\pm 1}{4\pi} \operatorname{arsinh} \frac{z}{\sqrt{x^2 + y^2}}
+
+    N is the demagnetisation tensor, (x, y, z) the point from each of the eight corners [mm], r its distance, the sign
+    the product of the three of the corner, :math:`\hat b` the direction of B0; other elements by exchange of axes. tr N
+    is 1 inside and 0 outside. On a face the field is the mean of both sides; on an edge it is infinite where B0 is
+    oblique to it.
 
     Args:
         points: positions ``[..., 3]`` [mm].

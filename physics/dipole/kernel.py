@@ -222,11 +222,15 @@ def dipole_kernel(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Spectrum of the dipole kernel on a periodic grid, real and equal at k and -k.
+    r"""Spectrum of the dipole kernel on a periodic grid, real and equal at k and -k.
 
-    ``"exact"`` is the closed-form field of one uniformly magnetised rectangular voxel, sampled at the voxel centres and
-    transformed: on a grid of twice the size, any object made of voxels has its exact field, for all B0 directions and
-    voxel sizes. ``"kspace"`` is the usual ``1/3 - (k.b)^2 / k^2``, which is exact for neither.
+    .. math:: D(k) = \sum_x d(x) \, e^{-2 \pi i k \cdot x} \;\;(\text{exact}), \qquad
+        D(k) = \frac{1}{3} - \frac{(k \cdot \hat b)^2}{|k|^2} \;\;(\text{kspace})
+
+    with d the field of one voxel, :func:`cuboid_field`, and :math:`\hat b` the direction of B0. ``"exact"`` is the
+    closed-form field of one uniformly magnetised rectangular voxel, sampled at the voxel centres and transformed: on a
+    grid of twice the size, any object made of voxels has its exact field, for all B0 directions and voxel sizes.
+    ``"kspace"`` is the usual one, which is exact for neither.
 
     The result is cached: do not modify it in place.
 
@@ -287,10 +291,13 @@ def field_from_susceptibility(
     kind: str = "exact",
     padding: float = 2.0,
 ) -> Tensor:
-    """Relative change of B0 that a susceptibility distribution makes, positive where the field is stronger.
+    r"""Relative change of B0 that a susceptibility distribution makes, positive where the field is stronger.
 
-    With the exact kernel and a padding of 2 it is the field in free space, without wrap-around and to rounding.
-    Susceptibility outside the array counts as 0. Differentiable.
+    .. math:: \delta B / B_0 = d * \chi = \mathcal{F}^{-1} \left\{ D \, \mathcal{F} \chi \right\}
+
+    with D of :func:`dipole_kernel`, field and susceptibility in ppm. With the exact kernel and a padding of 2 it is the
+    field in free space, without wrap-around and to rounding. Susceptibility outside the array counts as 0.
+    Differentiable.
 
     Args:
         chi: susceptibility ``[..., X, Y, Z]`` [ppm], float32 or float64.
@@ -317,7 +324,9 @@ def susceptibility_adjoint(
     kind: str = "exact",
     padding: float = 2.0,
 ) -> Tensor:
-    """Adjoint of :func:`field_from_susceptibility`, field ``[..., X, Y, Z]`` to susceptibility of the same shape.
+    r"""Adjoint of :func:`field_from_susceptibility`, field ``[..., X, Y, Z]`` to susceptibility of the same shape.
+
+    .. math:: \langle d * \chi, b \rangle = \langle \chi, d * b \rangle
 
     The kernel is real and even, so padding, convolution and cropping are their own adjoint.
 

@@ -125,9 +125,12 @@ def cosmos(
     padding: float = 1.25,
     report: Report | None = None,
 ) -> Tensor:
-    """COSMOS: least squares over several orientations, which together leave no cone in k-space.
+    r"""COSMOS: least squares over several orientations, which together leave no cone in k-space.
 
-    With ``iterations=0`` it is the closed form for each frequency, ``sum D_d F_d / sum D_d^2``. It takes the field as
+    .. math:: \chi(k) = \frac{\sum_j D_j(k) \, b_j(k)}{\sum_j D_j(k)^2} \;\;(\text{closed form}), \qquad
+        \min_\chi \sum_j \lVert w (d_j * \chi - b_j) \rVert^2 \;\;(\text{inside the mask})
+
+    over the orientations j. With ``iterations=0`` it is the closed form for each frequency. It takes the field as
     known everywhere and periodic: noise-free it is exact for fields made on its own grid, that is with ``padding=1`` in
     :func:`physics.dipole.field_from_susceptibility` and here. Known inside a mask only, the field is fitted inside it
     by sources inside it, with conjugate gradients from the closed form.

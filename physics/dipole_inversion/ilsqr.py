@@ -192,7 +192,11 @@ def ilsqr(
     padding: float = 1.25,
     report: Report | None = None,
 ) -> Tensor:
-    """iLSQR: a least squares inversion minus an estimate of its streaks.
+    r"""iLSQR: a least squares inversion minus an estimate of its streaks.
+
+    .. math:: \chi = \chi_0 - \chi_s, \qquad \chi_0 = \arg\min_\chi \sum_x W (d * \chi - b)^2, \qquad
+        \chi_s = \arg\min_{\chi} \sum_a \left\lVert w_a \partial_a
+        \left(\chi_0 - \mathcal{F}^{-1} \{[|D| < \tau] \mathcal{F} \chi\}\right) \right\rVert^2
 
     Three steps: least squares with weights that are small where the Laplacian of the field is large; a coarse map
     (FastQSM) whose gradients tell where edges are; and the streaks, the part in the ill-conditioned cone of k-space

@@ -46,11 +46,14 @@ def tkd(
     kernel: str = "exact",
     padding: float = 1.25,
 ) -> Tensor:
-    """Thresholded k-space division: divides by the dipole kernel, where its modulus is small by the threshold.
+    r"""Thresholded k-space division: divides by the dipole kernel, where its modulus is small by the threshold.
 
-    The truncation makes all values too small (by .9129, .8683, .8224, .7742 at thresholds of .1, .15, .2, .25). The
-    correction divides by this mean over the directions in k-space. A mask takes more:
-    the field beyond it is lost.
+    .. math:: \chi(k) = \frac{1}{c} \, \frac{\operatorname{sgn} D(k)}{\max(|D(k)|, \tau)} \, b(k), \qquad
+        c = \int_0^1 \min\left(1, \frac{|1/3 - u^2|}{\tau}\right) du
+
+    with c = 1 where the slope is not corrected. The truncation makes all values too small (by .9129, .8683, .8224,
+    .7742 at thresholds of .1, .15, .2, .25). The correction divides by this mean over the directions in k-space. A mask
+    takes more: the field beyond it is lost.
 
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm], float32 or float64.
@@ -93,7 +96,12 @@ def tikhonov(
     kernel: str = "exact",
     padding: float = 1.25,
 ) -> Tensor:
-    """Tikhonov inversion: minimises ``|D chi - field|^2 + regularisation |chi|^2``.
+    r"""Tikhonov inversion.
+
+    .. math:: \min_\chi \lVert d * \chi - b \rVert^2 + \lambda \lVert \chi \rVert^2
+        \quad\Longrightarrow\quad \chi(k) = \frac{D(k)}{D(k)^2 + \lambda} \, b(k)
+
+    with field b and susceptibility in ppm.
 
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm], float32 or float64.
@@ -129,7 +137,13 @@ def l2_gradient(
     kernel: str = "exact",
     padding: float = 1.25,
 ) -> Tensor:
-    """Inversion with the l2 norm of the gradient: minimises ``|D chi - field|^2 + regularisation |grad chi|^2``.
+    r"""Inversion with the l2 norm of the gradient.
+
+    .. math:: \min_\chi \lVert d * \chi - b \rVert^2 + \lambda \lVert \nabla \chi \rVert^2
+        \quad\Longrightarrow\quad \chi(k) = \frac{D(k)}{D(k)^2 + \lambda E(k)^2} \, b(k), \qquad
+        E(k)^2 = \sum_a \left(\frac{2}{d_a} \sin \frac{\pi k_a}{n_a}\right)^2
+
+    with field b and susceptibility in ppm, voxel size :math:`d_a` [mm] and :math:`k_a` = 0 ... :math:`n_a - 1`.
 
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm], float32 or float64.

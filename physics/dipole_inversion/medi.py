@@ -147,12 +147,16 @@ def medi(
     padding: float = 1.25,
     report: Report | None = None,
 ) -> Tensor:
-    """Morphology enabled dipole inversion (MEDI), with ``csf_mask`` MEDI+0.
+    r"""Morphology enabled dipole inversion (MEDI), with ``csf_mask`` MEDI+0.
 
-    Minimises ``|w (exp(i s D chi) - exp(i s field))|^2 / (2 s^2) + regularisation |M grad chi|_1`` by Gauss-Newton
-    steps with conjugate gradients. w is the magnitude with mean 1, the inverse of the phase noise; M is 0 at the edges
-    of the magnitude; without magnitude both are 1. Sources are sought inside the mask only, and differences across its
-    border are not penalised. MEDI+0 adds ``csf_weight |chi - mean|^2 / 2`` over the CSF and makes that mean the zero.
+    .. math:: \min_\chi \frac{1}{2 s^2} \left\lVert w \left(e^{i s \, d * \chi} - e^{i s b}\right) \right\rVert^2
+        + \lambda \lVert M \nabla \chi \rVert_1
+        + \frac{\lambda_{CSF}}{2} \sum_{x \in CSF} (\chi(x) - \bar\chi_{CSF})^2
+
+    by Gauss-Newton steps with conjugate gradients; field b and susceptibility in ppm. w is the magnitude with mean 1,
+    the inverse of the phase noise; M is 0 at the edges of the magnitude; without magnitude both are 1. Sources are
+    sought inside the mask only, and differences across its border are not penalised. The last term is that of MEDI+0,
+    which makes the mean of the CSF the zero.
 
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm], float32 or float64.

@@ -35,13 +35,17 @@ def tv_admm(
     kernel: str = "exact",
     padding: float = 1.25,
 ) -> Tensor:
-    """Total variation: minimises ``|W (D chi - field)|^2 / 2 + regularisation TV(chi)`` by ADMM.
+    r"""Total variation, by ADMM.
 
-    TV is the sum of the moduli of the differences along the axes. W is 0 outside the mask, where the field is unknown,
-    and 1 inside, or the magnitude relative to its mean (at most 2), since the noise of the field goes with its inverse.
-    Sources are sought inside the mask only, and differences across its border are not penalised. The field of the map,
-    its gradient and its support are split from it: each step is one filter in k-space and pointwise operations. It
-    starts from the L2 gradient inversion. Volumes of a batch are inverted one after the other, each as if alone.
+    .. math:: \min_\chi \tfrac{1}{2} \lVert W (d * \chi - b) \rVert^2
+        + \lambda \sum_x \sum_a \frac{|\chi(x + d_a) - \chi(x)|}{d_a}
+
+    with field b and susceptibility in ppm, a the three axes, :math:`d_a` the voxel size [mm]. W is 0 outside the mask,
+    where the field is unknown, and 1 inside, or the magnitude relative to its mean (at most 2), since the noise of the
+    field goes with its inverse. Sources are sought inside the mask only, and differences across its border are not
+    penalised. The field of the map, its gradient and its support are split from it: each step is one filter in k-space
+    and pointwise operations. It starts from the L2 gradient inversion. Volumes of a batch are inverted one after the
+    other, each as if alone.
 
     Args:
         field: local field ``[..., X, Y, Z]`` [ppm], float32 or float64.

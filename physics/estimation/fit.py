@@ -27,15 +27,15 @@ _SIGMA_SAMPLE = 4096  # voxels of each image from which the noise is estimated
 
 @dataclass
 class Fit:
-    """Result of :func:`fit`. Voxels outside the mask are zero (``converged``: False) in all of it.
+    r"""Result of :func:`fit`. Voxels outside the mask are zero (``converged``: False) in all of it.
 
     Attributes:
         parameters: estimates ``[Q, *shape]`` in the order and units of the model.
         standard_errors: their standard errors ``[Q, *shape]``; infinite where the data do not determine them.
         residual: data - model ``[N, *shape]``.
         sigma: noise standard deviation, given or estimated; broadcastable to ``[*shape]``.
-        chi2: reduced chi-square ``[*shape]``, about 1 where the model explains the data; 0 if as many parameters as
-            images are fitted.
+        chi2: reduced chi-square ``[*shape]``, :math:`\frac{1}{N - Q} \sum_n (m_n - \mathrm{E} m_n)^2 / \mathrm{Var}\,
+            m_n`, about 1 where the model explains the data; 0 if as many parameters as images are fitted.
         converged: whether the optimum was reached ``[*shape]``, that of B included.
     """
 
@@ -233,11 +233,17 @@ def fit(
     bounds: Limits | None = None,
     iterations: int | None = None,
 ) -> Fit:
-    """Maximum-likelihood estimate of the parameters of a signal model.
+    r"""Maximum-likelihood estimate of the parameters of a signal model.
 
-    A dictionary with A eliminated (variable projection) gives the start of a Levenberg-Marquardt refinement under the
+    .. math:: \hat p = \arg\min_p \sum_x \left[ \sum_{n=1}^{N} -\log \mathcal{L}\left(\frac{m_n(x)}{\sigma};
+        \frac{s_n(p(x))}{\sigma}\right) + \frac{\lambda}{2} \left(\nabla^2 B\right)^2(x) \right], \qquad
+        \mathrm{se}_q = \sqrt{(F^{-1})_{qq}}
+
+    over the voxels x, with F the Fisher matrix at the estimate
+    (:meth:`physics.relaxometry.SignalModel.cramer_rao_bound`). The second term is there for a smooth B alone. A
+    dictionary with A eliminated (variable projection) gives the start of a Levenberg-Marquardt refinement under the
     Gaussian or the Rician likelihood. B is free in each voxel, one value for each image, or a smooth field (Sabidussi
-    et al., Med. Image Anal. 2021, Eq. 2): see :mod:`physics.estimation.field` for the objective.
+    et al., Med. Image Anal. 2021, Eq. 2).
 
     Standard errors come from the inverse Fisher matrix. For a shared or smooth B they are those of A and T at fixed
     B plus the share of the sampling variance of B, which for a smooth B is approximate (curvature taken as

@@ -130,7 +130,7 @@ def build_dictionary(model: SignalModel, grid: Mapping[str, Tensor] | None = Non
 
 
 def polarity_splits(model: SignalModel, grid: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Numbers of images before the zero crossing that occur among the atoms of the dictionary, sorted.
+    r"""Numbers of images before the zero crossing, :math:`|\{n : s_n < 0\}|`, that occur among the atoms, sorted.
 
     A dictionary with every polarity has all of 0 (no image inverted) to N (all inverted), for times in ascending order.
     """
@@ -139,7 +139,14 @@ def polarity_splits(model: SignalModel, grid: Mapping[str, Tensor] | None = None
 
 
 def grid_search(model: SignalModel, data: Tensor, grid: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Least-squares parameters among the atoms of a grid, A being eliminated analytically.
+    r"""Least-squares parameters among the atoms of a grid, A being eliminated analytically.
+
+    .. math:: \hat\theta = \arg\max_{\theta} \, \max(\langle m, a_\theta \rangle, 0), \qquad
+        \hat A = \frac{\max(\langle m, a_{\hat\theta} \rangle, 0)}{\lVert s_{\hat\theta} \rVert}, \qquad
+        a_\theta = s_\theta / \lVert s_\theta \rVert
+
+    with :math:`s_\theta` the magnitude signal at A = 1. Source: Golub and Pereyra, SIAM J. Numer. Anal. 10:413 (1973),
+    variable projection.
 
     Args:
         model: signal model whose times are plain lists ``[N]``.

@@ -26,7 +26,11 @@ _ROWS_CPU, _ROWS_DEVICE = 1024, 65536  # voxels at a time: what a cache holds, w
 def haematocrit_factor(
     large: float = 0.45, small: float = 0.25, density: float = 1.04, as_printed: bool = False
 ) -> float:
-    """Haematocrit factor kH/rho = (1 - large) / (1 - small) / density, .7051 ml/g by default.
+    r"""Haematocrit factor, .7051 ml/g by default.
+
+    .. math:: \kappa = \frac{1 - H_{large}}{(1 - H_{small}) \, \rho}
+
+    Source: Rempp et al., Radiology 193:637 (1994).
 
     Args:
         large: haematocrit of large vessels.
@@ -46,7 +50,11 @@ def haematocrit_factor(
 
 
 def gamma_variate(times: Tensor, arrival: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """Gamma-variate bolus of peak 1: (x exp(1 - x))^alpha, x = (t - arrival) / (alpha beta).
+    r"""Gamma-variate bolus of peak 1.
+
+    .. math:: g(t) = \left(x e^{1 - x}\right)^{\alpha}, \qquad x = \frac{t - t_0}{\alpha \beta} > 0
+
+    with times in s. Source: Madsen, Phys. Med. Biol. 37:1597 (1992).
 
     Args:
         times: ``[T]`` [s].
@@ -65,9 +73,16 @@ def gamma_variate(times: Tensor, arrival: Tensor, alpha: Tensor, beta: Tensor) -
 
 @dataclass(frozen=True)
 class ArterialInput:
-    """Arterial concentration: a gamma-variate first pass, a broader second pass, and a tail of mixed contrast agent.
+    r"""Arterial concentration: a gamma-variate first pass, a broader second pass, and a tail of mixed contrast agent.
 
-    All fields are tensors (or numbers) of one batch shape ``[...]`` after broadcasting, of one dtype and device.
+    .. math:: \hat c_a(\omega) = \frac{e^{-s t_0}}{\prod_j (1 + s \theta_j)} \left[
+        \frac{a}{(1 + s \beta)^{\alpha + 1}} + \frac{\rho \, a \, e^{-s \delta}}{(1 + s (\beta + w))^{\alpha + 1}}
+        + \frac{h \, p \, \tau}{(1 + s \tau) (1 + s \beta)^{\alpha + 1}} \right], \qquad
+        s = i \omega, \quad a = p \, \beta \left(\frac{e}{\alpha}\right)^{\alpha} \Gamma(\alpha + 1)
+
+    with p the peak, rho, delta and w the recirculation with its delay and width, h and tau the tail with its time, and
+    theta the dispersions. All fields are tensors (or numbers) of one batch shape ``[...]`` after broadcasting, of one
+    dtype and device.
 
     Attributes:
         arrival: of the first pass [s].
@@ -127,7 +142,7 @@ class ArterialInput:
         return self.peak * self.beta * torch.exp(logarithm)
 
     def area(self) -> Tensor:
-        """Area of the whole curve to infinity ``[...]`` [mM s]."""
+        r"""Area of the whole curve to infinity ``[...]`` [mM s], :math:`a (1 + \rho) + h \, p \, \tau`."""
         return self._first_area() * (1 + self.recirculation) + self.peak * self.tail * self.tail_time
 
     def double_spectrum(self, omega: Tensor) -> Tensor:
@@ -247,12 +262,16 @@ def tissue_concentration(
     gamma_shape: float | Tensor = 3.0,
     factor: float | None = None,
 ) -> Tensor:
-    """Concentration in tissue: CBF / (6000 factor) times the convolution of the local arterial curve with R.
+    r"""Concentration in tissue.
 
-    The local arterial curve is ``aif`` delayed and dispersed; R has R(0) = 1 and the integral MTT. The curve is
-    a Fourier series of analytic spectra with a period of at least 256 s (it outlasts a scan 2.5 times) up to the
-    frequency at which the sharpest bolus of the batch has lost all but 3e-4 (float64: 1e-8) of its spectrum; the
-    residue, another 1/(omega MTT), makes of it about 1e-5 of the peak. Times need no common spacing.
+    .. math:: c(t) = \frac{CBF}{6000 \, \kappa} \int_0^\infty c_{local}(t - u) \, R(u) \, du, \qquad
+        c_{local}(t) = \int_0^\infty c_a(t - \delta - v) \, \frac{e^{-v / \theta}}{\theta} \, dv
+
+    with kappa of :func:`haematocrit_factor` [ml/g], delay delta and dispersion theta [s]. Source: Meier and Zierler, J.
+    Appl. Physiol. 6:731 (1954). The local arterial curve is ``aif`` delayed and dispersed; R has R(0) = 1 and the
+    integral MTT. The curve is a Fourier series of analytic spectra with a period of at least 256 s (it outlasts a scan
+    2.5 times) up to the frequency at which the sharpest bolus of the batch has lost all but 3e-4 (float64: 1e-8) of its
+    spectrum; the residue, another 1/(omega MTT), makes of it about 1e-5 of the peak. Times need no common spacing.
 
     Args:
         aif: true arterial curve, its batch aligned with the LEADING axes of the voxels.

@@ -98,10 +98,11 @@ def find_arterial_input(
     attenuation: float | None = None,
     weights: Mapping[str, float] = ARTERIAL_WEIGHTS,
 ) -> InputFunction:
-    """Find arteries by a score: early, high, narrow, smooth, returning to the baseline, not clipped.
+    r"""Find arteries by a score: early, high, narrow, smooth, returning to the baseline, not clipped.
 
-    A voxel whose first pass has its middle after that of the brain's median curve is no artery, however high it is:
-    so no vein is taken. Of the best voxels those are kept that agree with the best in shape and time.
+    The score is the weighted geometric mean :math:`\prod_k s_k^{w_k / \sum w}` of these parts, each in [0, 1]. A voxel
+    whose first pass has its middle after that of the brain's median curve is no artery, however high it is: so no vein
+    is taken. Of the best voxels those are kept that agree with the best in shape and time.
 
     Args:
         concentration: ``[X, Y, Z, T]``, any unit proportional to Delta R2*.
@@ -157,7 +158,9 @@ def find_venous_output(
     attenuation: float | None = None,
     weights: Mapping[str, float] = VENOUS_WEIGHTS,
 ) -> InputFunction | None:
-    """Find a large vein by a score: late, large area, smooth, returning to the baseline, not clipped.
+    r"""Find a large vein by a score: late, large area, smooth, returning to the baseline, not clipped.
+
+    The score is the weighted geometric mean :math:`\prod_k s_k^{w_k / \sum w}` of these parts, each in [0, 1].
 
     Args:
         concentration: see :func:`find_arterial_input`, as for all others.

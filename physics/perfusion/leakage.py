@@ -9,7 +9,10 @@ __all__ = ["correct_leakage"]
 
 
 def correct_leakage(rate: Tensor, reference: Tensor, dt: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit ``rate = K1 reference - K2 integral of reference`` by least squares and take the second term away.
+    r"""Fit two terms of the reference curve by least squares and take the second, the leakage, away.
+
+    .. math:: \Delta R_2^*(t) \approx K_1 \bar r(t) - K_2 \int_0^t \bar r(u) \, du, \qquad
+        \Delta R_{2, corrected}^*(t) = \Delta R_2^*(t) + K_2 \int_0^t \bar r(u) \, du
 
     K2 is positive where T1 shortening outside of the vessels raises the signal, negative where T2* shortening lowers
     it.

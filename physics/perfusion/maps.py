@@ -35,7 +35,9 @@ def _area(curve: Tensor, name: str, dt: float) -> Tensor:
 
 
 def arterial_scale(aif: Tensor, vof: Tensor, dt: float) -> Tensor:
-    """k_AV, the area of the arterial curve over that of the venous one: what partial volume leaves of the artery.
+    r"""The area of the arterial curve over that of the venous one: what partial volume leaves of the artery.
+
+    .. math:: k_{AV} = \frac{\sum_i c_a(t_i) \, \Delta t}{\sum_i c_v(t_i) \, \Delta t}
 
     Both areas are the same where neither curve suffers from partial volume and both are recorded to their end.
 
@@ -54,7 +56,11 @@ def arterial_scale(aif: Tensor, vof: Tensor, dt: float) -> Tensor:
 
 
 def blood_volume(concentration: Tensor, vof: Tensor, dt: float, factor: float | None = None) -> Tensor:
-    """CBV = 100 factor (area of the tissue curve) / (area of the venous curve).
+    r"""Cerebral blood volume.
+
+    .. math:: CBV = 100 \, \kappa \, \frac{\sum_i c(t_i) \, \Delta t}{\sum_i c_v(t_i) \, \Delta t}
+
+    with kappa in ml/g. Source: Ostergaard et al., Magn Reson Med 36:715 (1996).
 
     Args:
         concentration: of tissue ``[..., time]``.
@@ -73,7 +79,11 @@ def blood_volume(concentration: Tensor, vof: Tensor, dt: float, factor: float | 
 
 
 def blood_flow(residue: Tensor, k_av: Tensor | float = 1.0, factor: float | None = None) -> Tensor:
-    """CBF = 6000 factor k_AV max r, the maximum over the whole period, negative delays included.
+    r"""Cerebral blood flow.
+
+    .. math:: CBF = 6000 \, \kappa \, k_{AV} \max_t r(t)
+
+    with kappa in ml/g and r in 1/s; the maximum over the whole period, negative delays included.
 
     Args:
         residue: ``[..., time]`` or ``[..., 2 time]`` [1/s].
@@ -88,13 +98,21 @@ def blood_flow(residue: Tensor, k_av: Tensor | float = 1.0, factor: float | None
 
 
 def mean_transit_time(cbv: Tensor, cbf: Tensor) -> Tensor:
-    """MTT = 60 CBV / CBF ``[...]`` [s], from CBV [ml/100 g] and CBF [ml/100 g/min]; 0 where CBF is not positive."""
+    r"""Mean transit time ``[...]`` [s], from CBV [ml/100 g] and CBF [ml/100 g/min]; 0 where CBF is not positive.
+
+    .. math:: MTT = 60 \, CBV / CBF
+
+    Source: the central volume theorem, Meier and Zierler, J. Appl. Physiol. 6:731 (1954).
+    """
     flows = cbf > 0
     return torch.where(flows, 60 * cbv / torch.where(flows, cbf, torch.ones_like(cbf)), 0)
 
 
 def time_to_maximum(residue: Tensor, dt: float, circulant: bool) -> Tensor:
-    """Tmax: time of the maximum of the residue, the vertex of the parabola through it and its two neighbours.
+    r"""Tmax: time of the maximum of the residue, the vertex of the parabola through it and its two neighbours.
+
+    .. math:: T_{max} = \left(j + \frac{r_{j+1} - r_{j-1}}{2 (2 r_j - r_{j-1} - r_{j+1})}\right) \Delta t, \qquad
+        j = \arg\max_i r_i
 
     Args:
         residue: ``[..., time]``, or the period ``[..., 2 time]`` of a circulant method.
@@ -135,7 +153,10 @@ def perfusion_maps(
     mask: Tensor | None = None,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """CBV, CBF, MTT and Tmax by one deconvolution.
+    """CBV, CBF, MTT and Tmax by one deconvolution, :math:`c = c_a * r`.
+
+    By :func:`deconvolve`, :func:`arterial_scale`, :func:`blood_volume`, :func:`blood_flow`, :func:`mean_transit_time`
+    and :func:`time_to_maximum`, which have the formulas.
 
     Args:
         concentration: of tissue ``[..., time]``, of shape ``[X, Y, Z, time]`` for ``ttv``.

@@ -68,6 +68,8 @@ def reconvolve(
 def delay_from_tmax(tmax: Tensor, mtt: Tensor, aif: Tensor, dt: float, threshold: float = 0.1) -> Tensor:
     """Delay of the tissue behind the arterial curve: Tmax less what Tmax is without any delay.
 
+    .. math:: d = T_{max} - T_{max}^{(0)}(MTT)
+
     Truncation makes the deconvolved residue rise over a frame or two before its maximum, so that Tmax is later than the
     delay by a time that depends on the mean transit time. A table of it is made by deconvolving exponential residues.
 

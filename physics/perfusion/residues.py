@@ -33,11 +33,17 @@ def _check_shape(gamma_shape: float | Tensor) -> float:
 
 
 def residue(times: Tensor, mtt: Tensor, kind: str, gamma_shape: float | Tensor = 3.0) -> Tensor:
-    """Residue function of one kind.
+    r"""Residue function of one kind.
 
-    ``exponential``: exp(-t/MTT). ``box``: 1 until MTT. ``linear``: 1 - t/(2 MTT) until 2 MTT. ``lorentzian``:
-    1/(1 + (pi t/(2 MTT))^2). ``gamma``: what a gamma distribution of transit times with this shape and the mean MTT
-    leaves; shape 1 is the exponential, a large shape the box.
+    .. math:: R(t) = r(t / MTT), \qquad r(u) = \begin{cases}
+        e^{-u} & \text{exponential} \\
+        [u < 1] & \text{box} \\
+        \max(1 - u / 2, 0) & \text{linear} \\
+        1 / (1 + (\pi u / 2)^2) & \text{lorentzian} \\
+        \Gamma(k, k u) / \Gamma(k) & \text{gamma} \end{cases}
+
+    without unit. ``gamma`` is what a gamma distribution of transit times with the shape k and the mean MTT leaves;
+    shape 1 is the exponential, a large shape the box.
 
     Args:
         times: ``[T]`` [s].
@@ -109,7 +115,15 @@ def _smooth(z: Tensor, kind: int, gamma_shape: float) -> Tensor:
 def residue_spectrum(
     omega: Tensor, mtt: Tensor, weights: Tensor | None = None, gamma_shape: float | Tensor = 3.0
 ) -> Tensor:
-    """Spectrum of a mixture of residues: the integral of R(t) exp(-i omega t).
+    r"""Spectrum of a mixture of residues.
+
+    .. math:: \hat R(\omega) = \int_0^\infty R(t) e^{-i \omega t} dt = MTT \sum_j w_j \rho_j(z), \quad
+        z = i \omega MTT, \quad \rho(z) = \begin{cases}
+        1 / (1 + z) & \text{exponential} \\
+        (1 - e^{-z}) / z & \text{box} \\
+        \left(1 - (1 - e^{-2 z}) / (2 z)\right) / z & \text{linear} \\
+        \frac{2}{\pi} \int_0^\infty e^{-2 z u / \pi} / (1 + u^2) \, du & \text{lorentzian} \\
+        \left(1 - (1 + z / k)^{-k}\right) / z & \text{gamma} \end{cases}
 
     Analytic, that of the Lorentzian by quadrature to 1e-9.
 

@@ -33,7 +33,11 @@ def _check_echo_time(echo_time: Tensor | float) -> None:
 def signal_from_concentration(
     concentration: Tensor, s0: Tensor | float, echo_time: Tensor | float, relaxivity: float
 ) -> Tensor:
-    """Signal S = S0 exp(-TE r c).
+    r"""Signal of tissue with contrast agent.
+
+    .. math:: S = S_0 e^{-TE \, r \, c}
+
+    with TE in s, r in 1/s/mM, c in mM. Source: Rosen et al., Magn Reson Med 14:249 (1990).
 
     Args:
         concentration: ``[..., T]`` [mM].
@@ -53,7 +57,11 @@ def signal_from_concentration(
 
 
 def relaxation_rate_change(signal: Tensor, baseline: Tensor, echo_time: Tensor | float, floor: float = 0.02) -> Tensor:
-    """Change of the relaxation rate: -ln(S / S0) / TE.
+    r"""Change of the relaxation rate.
+
+    .. math:: \Delta R_2^* = -\frac{1}{TE} \ln \frac{\max(S, \epsilon S_0)}{S_0}
+
+    with TE in s and the floor :math:`\epsilon`.
 
     Args:
         signal: ``[..., T]``.
@@ -149,7 +157,7 @@ def _dummies(y: Tensor, end: int) -> int:
 
 
 def find_frames(mean_signal: Tensor, dt: float) -> Frames:
-    """Dummy frames, baseline and bolus from the mean signal of the brain.
+    r"""Dummy frames, baseline and bolus from the mean signal of the brain, by the curve :math:`y = -\ln S`.
 
     The bolus is a fall of the signal by more than 3 % and 6 times the noise, of which a sixth or more comes back before
     the end; drift, steps and single spikes are none. The baseline ends 3 s before the arrival in the mean of the brain,
@@ -193,15 +201,18 @@ def find_frames(mean_signal: Tensor, dt: float) -> Frames:
 
 
 def baseline_signal(signal: Tensor, frames: Frames) -> Tensor:
-    """Mean signal of the baseline, ``[..., T]`` to ``[...]``."""
+    r"""Mean signal of the baseline, ``[..., T]`` to ``[...]``, :math:`S_0 = \sum_i S_i / n` in the unit of S."""
     return signal[..., frames.dummy : frames.baseline_end].mean(-1)
 
 
 def baseline_snr(signal: Tensor, frames: Frames) -> Tensor:
-    """Signal-to-noise ratio of the baseline: its mean over its noise, from differences of successive frames.
+    r"""Signal-to-noise ratio of the baseline: its mean over its noise, from differences of successive frames.
 
-    Differences do not see drift. Few frames make a skewed estimate; it is scaled such that the MEDIAN over voxels
-    is right.
+    .. math:: \mathrm{SNR} = S_0 \left[\frac{1}{m(\nu)} \, \frac{1}{2 (n - 1)} \sum_i (S_{i+1} - S_i)^2\right]^{-1/2},
+        \qquad m(\nu) = \left(1 - \frac{2}{9 \nu}\right)^3, \quad \nu = \frac{2 (n - 1)^2}{3 n - 4}
+
+    Source: von Neumann et al., Ann. Math. Stat. 12:153 (1941), for nu. Differences do not see drift. Few frames make a
+    skewed estimate; it is scaled such that the MEDIAN over voxels is right.
 
     Args:
         signal: ``[..., T]``.

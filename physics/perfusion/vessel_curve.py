@@ -47,7 +47,9 @@ def unmix_tissue(
 ) -> tuple[Tensor, float]:
     """Take out of a vessel's curve what else is in its voxels.
 
-    The signal is a sum, f exp(-a c_blood) + (1 - f) exp(-a l c_tissue). The fraction f of blood is the one with which
+    .. math:: e^{-a c} = f e^{-a c_{blood}} + (1 - f) e^{-a l c_{tissue}}
+
+    with a of ``attenuation``. The fraction f of blood is the one with which
     the blood has the area that it must have, that of the venous output. The amount l of tissue is 1 unless that area
     cannot be had so: vessels lie in fluid, which takes up no contrast agent. Where the area is there already, nothing
     is changed.

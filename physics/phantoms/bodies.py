@@ -32,7 +32,7 @@ def _length(parts: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Ellipsoids:
-    """The points p with |shape (p - centre)| <= 1.
+    r"""The points :math:`\{p : |S (p - c)| \le 1\}`, with the shape S and the centre c.
 
     Attributes:
         centres: ``[n, count, 3]`` [mm].
@@ -77,7 +77,11 @@ class Ellipsoids:
 
 @dataclass(frozen=True)
 class Tubes:
-    """Straight tubes with round ends; chains of them make bent ones.
+    r"""Straight tubes with round ends; chains of them make bent ones.
+
+    .. math:: \left\{p : \min_{0 \le t \le 1} |p - a - t (b - a)| \le r\right\}
+
+    from the start a to the end b, with the radius r.
 
     Attributes:
         starts, ends: ``[n, count, 3]`` [mm].
@@ -162,7 +166,13 @@ def paint(
     roughness: Tensor | None = None,
     labels: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Paint bodies into maps, in place: the later ones cover the earlier ones by their volume fraction.
+    r"""Paint bodies into maps, in place: the later ones cover the earlier ones by their volume fraction.
+
+    .. math:: m \leftarrow m + f (v - m), \qquad
+        f = \operatorname{clamp}_{[0, 1]} \left(\frac{1}{2} - \frac{\delta + w^2 \kappa / 24}{w}\right)
+
+    with the distance delta [mm] from the surface, its sum of curvatures kappa [1/mm] and w the width of a voxel along
+    the normal [mm].
 
     Args:
         canvas: maps ``[n, C, X, Y, Z]``.
@@ -209,7 +219,11 @@ def _fractions(bodies: Ellipsoids | Tubes, size: Sequence[int], voxel_size: Sequ
 def ellipsoid_fractions(
     ellipsoids: Ellipsoids, size: Sequence[int], voxel_size: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> Tensor:
-    """Volume fraction of each ellipsoid in each voxel; later ones cover earlier ones.
+    r"""Volume fraction of each ellipsoid in each voxel; later ones cover earlier ones.
+
+    .. math:: F_j = f_j \prod_{l > j} (1 - f_l)
+
+    with f of :func:`paint`.
 
     Args:
         ellipsoids: ``count`` bodies in each of n images.
@@ -223,5 +237,8 @@ def ellipsoid_fractions(
 
 
 def tube_fractions(tubes: Tubes, size: Sequence[int], voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
-    """Volume fraction of each tube in each voxel, as `ellipsoid_fractions`; also of tubes thinner than a voxel."""
+    r"""Volume fraction of each tube in each voxel, as :func:`ellipsoid_fractions`; also of tubes thinner than a voxel.
+
+    .. math:: F_j = f_j \prod_{l > j} (1 - f_l)
+    """
     return _fractions(tubes, size, voxel_size, tubes.starts)

@@ -11,7 +11,7 @@ __all__ = ["disc_fractions", "draw_discs"]
 def draw_discs(
     generator: torch.Generator, n: int, count: int, radius: tuple[float, float] = (0.05, 0.35)
 ) -> tuple[Tensor, Tensor]:
-    """Centres and radii of random discs, as fractions of the image's width.
+    r"""Centres and radii of random discs, as fractions of the image's width; :math:`\ln r` is uniform.
 
     Args:
         generator: random stream; its device is that of the result.
@@ -30,7 +30,12 @@ def draw_discs(
 
 
 def disc_fractions(centres: Tensor, radii: Tensor, size: tuple[int, int]) -> Tensor:
-    """Volume fraction of each disc in each pixel; later discs cover earlier ones.
+    r"""Volume fraction of each disc in each pixel; later discs cover earlier ones.
+
+    .. math:: F_j = f_j \prod_{l > j} (1 - f_l), \qquad
+        f = \operatorname{clamp}_{[0, 1]} \left(W (r - |p - c|) + \tfrac{1}{2}\right)
+
+    with positions p, centre c and radius r in fractions of the width of W pixels.
 
     Args:
         centres: (row, column) ``[n, count, 2]``, fractions of the width.

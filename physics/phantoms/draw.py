@@ -32,7 +32,10 @@ def _inside(generator: torch.Generator, shape: Sequence[int], extent: Sequence[f
 
 
 def random_rotations(generator: torch.Generator, *shape: int) -> Tensor:
-    """Rotation matrices ``[*shape, 3, 3]``, uniform over all rotations (unit quaternions of normal numbers)."""
+    r"""Rotation matrices ``[*shape, 3, 3]``, uniform over all rotations.
+
+    From unit quaternions :math:`q / |q|, \; q \sim \mathcal{N}(0, I_4)`.
+    """
     quaternion = torch.randn((*shape, 4), generator=generator, device=generator.device)
     w, x, y, z = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
     rows = (
@@ -51,7 +54,12 @@ def draw_ellipsoids(
     radius: tuple[float, float] = (2.0, 30.0),
     elongation: float = 2.0,
 ) -> Ellipsoids:
-    """Random ellipsoids, large ones first so that they do not cover the small ones.
+    r"""Random ellipsoids, large ones first so that they do not cover the small ones.
+
+    .. math:: r = r_{low} \left(r_{high} / r_{low}\right)^U, \qquad r_a = r \, e_a, \quad \ln e_a \sim
+        \mathcal{U}(-\ln e, \ln e)
+
+    with U uniform in [0, 1] and the elongation e.
 
     Args:
         generator: random stream; its device is that of the result.
@@ -81,7 +89,7 @@ def draw_tubes(
     radius: tuple[float, float] = (0.5, 4.0),
     length: tuple[float, float] = (10.0, 60.0),
 ) -> Tubes:
-    """Random straight tubes.
+    """Random straight tubes: :math:`r = r_{low} (r_{high} / r_{low})^U` with U uniform in [0, 1], lengths likewise.
 
     Args:
         generator: random stream; its device is that of the result.
@@ -111,7 +119,9 @@ def draw_trees(
     levels: int = 4,
     bend: float = 0.5,
 ) -> Tubes:
-    """Random branching vessels: each tube ends in two, thinner by Murray's law and bent.
+    r"""Random branching vessels: each tube ends in two, thinner by Murray's law and bent.
+
+    .. math:: r_{parent}^3 = r_1^3 + r_2^3 \quad\Longrightarrow\quad r_1 = r_2 = 2^{-1/3} \, r_{parent}
 
     Args:
         generator: random stream on the device of the roots.

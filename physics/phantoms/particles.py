@@ -85,7 +85,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Metaballs(Figures):
-    """Where ``sum_i 1 / |x - x_i|^2 >= l`` (equation 2).
+    r"""Where :math:`\sum_i 1 / |x - x_i|^2 \ge l` (equation 2).
 
     Attributes:
         centres: ``x_i`` of the balls ``[F, N, 3]``.
@@ -134,7 +134,7 @@ class Metaballs(Figures):
 
 @dataclass(frozen=True)
 class Tori(Figures):
-    """Where ``(sqrt((x - x_0)^2 + (y - y_0)^2) - R)^2 + (z - z_0)^2 <= r^2`` (equation 3): the axis is along z, B0.
+    r"""Where :math:`(\sqrt{(x - x_0)^2 + (y - y_0)^2} - R)^2 + (z - z_0)^2 \le r^2` (equation 3), the axis along B0.
 
     Attributes:
         centres: ``[F, 3]``.
@@ -174,7 +174,7 @@ class Tori(Figures):
 
 @dataclass(frozen=True)
 class Cylinders(Figures):
-    """Where ``(x - x_0)^2 + (z - z_0)^2 <= r^2`` and ``|y - y_0| <= h``: the axis is along y, across B0.
+    r"""Where :math:`(x - x_0)^2 + (z - z_0)^2 \le r^2` and :math:`|y - y_0| \le h`: the axis is along y, across B0.
 
     Attributes:
         centres: ``[F, 3]``.
@@ -317,7 +317,7 @@ def draw_particles(
 
 
 def folded_planes(particles: Particles, size: Sequence[int], half_planes: int | None = None) -> Tensor:
-    """Number of figures in each voxel, planes y and -y added up: what the field of the plane y = 0 depends on.
+    """Number of figures in each voxel, :math:`n(y) + n(-y)`: what the field of the plane y = 0 depends on.
 
     Args:
         particles: n scenes; what lies outside of the grid is cut off.

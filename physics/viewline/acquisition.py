@@ -27,7 +27,9 @@ def _positions(count: int, step: float, like: Tensor) -> Tensor:
 
 
 def excitation_position(z: Tensor, field: Tensor, sequence: ViewLineSequence) -> Tensor:
-    """Where the excitation takes a spin to be: u = z + dB / Gz [mm].
+    r"""Where the excitation takes a spin to be [mm].
+
+    .. math:: u = z + \delta B / G_z
 
     Args:
         z: true position [mm].
@@ -116,10 +118,16 @@ def view_line_image(
     sequence: ViewLineSequence,
     oversampling: int = 2,
 ) -> Tensor:
-    """Magnitude image of all lines, even and odd ones apart, without noise.
+    r"""Magnitude image of all lines, even and odd ones apart, without noise.
 
-    A spin at z is excited by the line within whose width u = z + dB / Gz lies; in a field with a slope g the line is
-    therefore ``width / |1 + g / Gz|`` thick. The readout puts it at z + s dB / Gr, where signal piles up or thins out;
+    .. math:: I_{e, o}(x, z') = \sum_{l \text{ even, odd}} \int \rho \, e^{-TE \, r_2 c
+        - \gamma^2 |\nabla \delta B|^2 D \, TE^3 / 12} \; p(u(z) - z_l) \;
+        \delta\left(z' - z - s \, \delta B / G_r\right) dz, \qquad
+        p(a) = \tfrac{1}{2} \left[\operatorname{erf} \tfrac{a + w / 2}{\sqrt 2 \, \epsilon}
+        - \operatorname{erf} \tfrac{a - w / 2}{\sqrt 2 \, \epsilon}\right]
+
+    with c in mM, w the line width, epsilon its ``edge``, and u of :func:`excitation_position`. In a field with a slope
+    g the line is therefore ``width / |1 + g / Gz|`` thick. The readout puts a spin where signal piles up or thins out;
     the total is kept. All excitations are one comb in u: no loop over lines. Differentiable.
 
     Args:

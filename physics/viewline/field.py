@@ -23,7 +23,7 @@ _VACUUM_PERMEABILITY = 1.25663706212  # [uT m / A]
 
 
 def field_per_concentration(mass_magnetisation: float = 93.0) -> float:
-    """Field scale of the particles: mu0 Ms [uT per ug/mm^3], 116.9 for ferucarbotran.
+    r"""Field scale of the particles, :math:`\mu_0 M_s` [uT per ug/mm^3], 116.9 for ferucarbotran.
 
     Args:
         mass_magnetisation: saturation magnetisation of the particles over the mass of their iron [A m^2/kg].
@@ -37,7 +37,9 @@ def field_per_concentration(mass_magnetisation: float = 93.0) -> float:
 
 
 def fold_planes(concentration: Tensor) -> Tensor:
-    """Add up the planes at y and -y of a volume: the field at y = 0 cannot tell them apart.
+    r"""Add up the planes at y and -y of a volume: the field at y = 0 cannot tell them apart.
+
+    .. math:: \tilde c_0 = c(y = 0), \qquad \tilde c_h = c(y = h) + c(y = -h)
 
     Args:
         concentration: ``[..., X, Y, Z]``; the plane y = 0 is number ``Y // 2``.
@@ -83,10 +85,14 @@ def folded_plane_field(
     padding: float = 2.0,
     depth: int | None = None,
 ) -> Tensor:
-    """Field in the plane y = 0 by two-dimensional transforms of the planes that hold particles.
+    r"""Field in the plane y = 0 by two-dimensional transforms of the planes that hold particles.
 
-    The three-dimensional convolution, evaluated in one plane: along y it is a sum with the kernel of each distance,
-    without a transform and without padding. Differentiable.
+    .. math:: B(x, z) = \mu_0 M_s \, \mathcal{F}_{xz}^{-1} \left\{ \sum_{h=0}^{H} D_h(k_x, k_z) \,
+        \mathcal{F}_{xz} \tilde c_h \right\}, \qquad D_h = \mathcal{F}_y^{-1} \{D\}(y = h)
+
+    with D of :func:`physics.dipole.dipole_kernel` and the planes of :func:`fold_planes`. The three-dimensional
+    convolution, evaluated in one plane: along y it is a sum with the kernel of each distance, without a transform and
+    without padding. Differentiable.
 
     Args:
         folded: concentrations ``[..., H + 1, X, Z]`` [ug/mm^3] at the distances 0 ... H from the plane, those of both
@@ -132,7 +138,11 @@ def central_plane_field(
     kind: str = "exact",
     padding: float = 2.0,
 ) -> Tensor:
-    """Field in the central plane of a volume; equal to that plane of the three-dimensional convolution.
+    r"""Field in the central plane of a volume; equal to that plane of the three-dimensional convolution.
+
+    .. math:: B(x, z) = \mu_0 M_s \, (d * c)(x, 0, z)
+
+    with the dipole field d of :func:`physics.dipole.dipole_kernel`.
 
     Args:
         concentration: ``[..., X, Y, Z]`` [ug/mm^3], float32 or float64; the plane y = 0 is number ``Y // 2``.

@@ -12,10 +12,15 @@ GYROMAGNETIC_RATIO = 42.577478518  # of the proton, over 2 pi [Hz/uT] (CODATA 20
 
 @dataclass(frozen=True)
 class ViewLineSequence:
-    """Excitation of a comb of lines across z, a selective refocusing in y, and a readout along z.
+    r"""Excitation of a comb of lines across z, a selective refocusing in y, and a readout along z.
 
-    The paper states field of view, stripe width, TE and the number of lines. What it leaves open is an argument all the
-    same; the defaults bend the lines of a sphere of 0.22 ug/mm^3 by less than a pixel, those of 1 ug/mm^3 visibly.
+    .. math:: G_z = \frac{BW_{rf}}{(\gamma / 2 \pi) \, w}, \qquad G_r = \frac{BW_{read}}{(\gamma / 2 \pi) \, FOV},
+        \qquad
+        \frac{\Delta z}{\delta B} = \frac{s}{G_r} - \frac{1}{G_z}
+
+    with bandwidths in Hz, lengths in mm, gradients in uT/mm and :math:`\gamma / 2 \pi` in Hz/uT. The paper states field
+    of view, stripe width, TE and the number of lines. What it leaves open is an argument all the same; the defaults
+    bend the lines of a sphere of 0.22 ug/mm^3 by less than a pixel, those of 1 ug/mm^3 visibly.
 
     Attributes:
         line_width: full width at half maximum of a line without field [mm].
