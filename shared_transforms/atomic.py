@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["atomic_write", "remove_leftovers"]
+__all__ = ["atomic_write", "remove_leftovers", "sync_folder"]
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def remove_leftovers(folder: str | os.PathLike[str], name: str) -> None:
@@ -55,7 +55,8 @@ def remove_leftovers(folder: str | os.PathLike[str], name: str) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the entries of a folder on the disk: a rename in it then outlives a power cut."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder; its rename is journaled
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -47,6 +47,14 @@ def _rebuild(file: str | None, field: str | None, found: str, expected: str, rem
     return QMRIError(file=file, field=field, found=found, expected=expected, remedy=remedy)
 
 
+def cause_of(error: BaseException) -> QMRIError | None:
+    """The QMRIError that an exception is, or that it was raised from; None where there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, QMRIError):
+        cause = cause.__cause__
+    return cause
+
+
 def show_errors_plainly() -> None:
     """Let a command that ends with a QMRIError print its five parts instead of MONAI's nested traceback.
 
@@ -58,9 +66,7 @@ def show_errors_plainly() -> None:
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, QMRIError):
-            cause = cause.__cause__
+        cause = cause_of(error)
         if cause is None or os.environ.get("QMRI_TRACEBACK", "0") not in ("", "0"):
             previous(kind, error, trace)
         else:

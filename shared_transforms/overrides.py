@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,23 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
     for key in settings:
         if key not in free:
             _check_key(key, config, free, files)
+
+
+def check_keys(keys: Iterable[str], files: Sequence[Path]) -> None:
+    """Compare override keys with config files, as ``check_overrides`` does with those of a command line.
+
+    Args:
+        keys: ids such as "slices_at_once" or "inferer#tile".
+        files: the config files, merged in this order.
+
+    Raises:
+        QMRIError: as ``check_overrides``.
+    """
+    for file in files:
+        _refuse_duplicates(file)
+    config = _merged(list(files))
+    for key in keys:
+        _check_key(key, config, set(), list(files))
 
 
 def _run_arguments(argv: Sequence[str]) -> list[str] | None:

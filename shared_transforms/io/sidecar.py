@@ -88,10 +88,8 @@ def read_sidecar(image: Path) -> dict[str, Any]:
     """
     own = image.with_name(nifti_name(image) + ".json")
     content: dict[str, Any] = {}
-    files = [*_inherited(image), own]
-    for file in files:
-        if file.is_file():
-            content.update(_load(file))
+    for file in sidecar_files(image):
+        content.update(_load(file))
     if not content and not own.is_file():
         raise QMRIError(
             file=image, field="JSON sidecar", found=f"no file {own.name} beside it",
@@ -99,6 +97,12 @@ def read_sidecar(image: Path) -> dict[str, Any]:
             remedy="convert with dcm2niix -b y, or write the sidecar by hand, times in seconds",
         )  # fmt: skip
     return content
+
+
+def sidecar_files(image: Path) -> list[Path]:
+    """The JSON files that speak of an image, in the order in which later ones overrule earlier ones."""
+    own = image.with_name(nifti_name(image) + ".json")
+    return [file for file in (*_inherited(image), own) if file.is_file()]
 
 
 def read_times(sidecar: dict[str, Any], rule: KindRule, image: Path, n_volumes: int) -> list[float]:

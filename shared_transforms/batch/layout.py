@@ -1,0 +1,136 @@
+"""The maps of a unit as BIDS derivatives: sub-01/[ses-2/]anat/..., put in place at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared_transforms.atomic import atomic_write, sync_folder
+from shared_transforms.errors import QMRIError
+
+HIDDEN = ".batch"  # below the output: locks, failures, unfinished units
+BIDS_VERSION = "1.10.0"
+_DATATYPES = ("anat", "dwi", "fmap", "func", "perf", "swi")
+# Not named as BIDS names maps; a validator need not look at them.
+_IGNORED = ("batch.tsv", "batch.json", "*_batch.json", f"{HIDDEN}/", "*_report.html", "*.csv", "*.png", "*_desc-*",
+            "*_residual.*", "*_stderr.*", "*stderr.*", "*_summary.json", "*_subject.json")  # fmt: skip
+
+
+def datatype_of(image: str | Path, subject: str) -> str:
+    """The folder of a subject that an image lies in, such as "anat"; "anat" where it lies in no such folder."""
+    parts = Path(image).parent.parts
+    below = parts[len(parts) - parts[::-1].index(subject) :] if subject in parts else ()
+    return next((part for part in below if part in _DATATYPES), "anat")
+
+
+def arrange(written: Path, arranged: Path, folders: Mapping[str, str], uri_of: Callable[[Path], str]) -> list[Path]:
+    """Bring what inference wrote (``STEM/STEM_name``) into the order of BIDS (``DATATYPE/STEM_name``).
+
+    Args:
+        written: output folder of the inference, one folder in it for each series.
+        arranged: the new folder.
+        folders: {stem: datatype}.
+        uri_of: BIDS URI of a source, which replaces its path in the sidecars.
+
+    Returns:
+        The files, relative to ``arranged``.
+    """
+    files = []
+    for stem, datatype in folders.items():
+        for file in sorted(p for p in (written / stem).rglob("*") if p.is_file()):
+            name = "_".join(file.relative_to(written / stem).parts)
+            target = arranged / datatype / (name if name.startswith(stem) else f"{stem}_{name}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix == ".json" and (content := _with_uris(file, uri_of)) is not None:
+                _write(target, content)
+            elif file.suffix == ".html":  # it names its files as they lay when it was written
+                text = file.read_text(encoding="utf-8").replace(f"{stem}/{file.name}", target.name)
+                _write(target, text.replace(f"{stem}/{stem}", stem).encode())
+            else:
+                os.rename(file, target)
+            files.append(target.relative_to(arranged))
+    return files
+
+
+def place(arranged: Path, folder: Path, record: str, outdated: Sequence[str] = ()) -> None:
+    """Move the files of a unit to where they belong, its record last of all.
+
+    Where there is no such folder yet, one rename does it. Otherwise the old record goes first, so that a unit is never
+    taken for done whose files are of two runs; files of others in the folder stay.
+
+    Args:
+        arranged: the unit's files and its record.
+        folder: their place, on the same file system.
+        record: name of the record.
+        outdated: files of an earlier run, relative to ``folder``.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        os.rename(arranged, folder)
+        sync_folder(folder.parent)
+        return
+    (folder / record).unlink(missing_ok=True)
+    files = [p.relative_to(arranged) for p in arranged.rglob("*") if p.is_file() and p.name != record]
+    for name in {Path(name) for name in outdated} - set(files):
+        (folder / name).unlink(missing_ok=True)
+    for name in [*files, Path(record)]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(arranged / name, folder / name)
+    sync_folder(folder)
+    shutil.rmtree(arranged)
+
+
+def describe(output: Path, software: Mapping[str, Any], links: Mapping[str, Path]) -> None:
+    """Write ``dataset_description.json`` and ``.bidsignore`` of the derivative; entries of other programs are kept.
+
+    Args:
+        output: the derivative.
+        software: its entry in GeneratedBy.
+        links: {name in BIDS URIs: data set}.
+
+    Raises:
+        QMRIError: the folder holds a data set that is no derivative.
+    """
+    path = output / "dataset_description.json"
+    content: dict[str, Any] = {"Name": f"Maps by {software['Name']}", "BIDSVersion": BIDS_VERSION}
+    content |= {"DatasetType": "derivative", "GeneratedBy": []}
+    if path.exists() or any(output.glob("sub-*")):
+        existing = _read_object(path)
+        if existing.get("DatasetType") != "derivative":
+            raise QMRIError(
+                file=path, field="output_dir", found="a data set that is no derivative (DatasetType)",
+                expected="an empty folder, or one with maps", remedy="choose another output_dir",
+            )  # fmt: skip
+        content |= existing
+    others = [p for p in content["GeneratedBy"] if p.get("Name") != software["Name"]]
+    content["GeneratedBy"] = [*others, dict(software)]
+    content["DatasetLinks"] = {name: Path(os.path.relpath(link, output)).as_posix() for name, link in links.items()}
+    _write(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    _write(output / ".bidsignore", ("\n".join(_IGNORED) + "\n").encode())
+
+
+def _with_uris(file: Path, uri_of: Callable[[Path], str]) -> bytes | None:
+    """The sidecar with BIDS URIs for its sources; None where it names none."""
+    content = _read_object(file)
+    if not isinstance(content.get("Sources"), list):
+        return None
+    here = file.parent.resolve()
+    content["Sources"] = [uri_of(Path(os.path.normpath(here / source))) for source in content["Sources"]]
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as file:
+        file.write(content)
