@@ -27,18 +27,23 @@ class Simulator(Protocol):
 
 
 class SimulationDataset(Dataset):
-    """Batches of a simulator; item ``i`` of an epoch depends on (seed, epoch, i, rank, split) alone.
+    """Batches of a simulator; item ``i`` of an epoch depends on (seed, epoch, i, split) alone.
 
     Use it with ``DataLoader(dataset, batch_size=None, num_workers=0)``: a sample is a whole batch, made on the
-    simulator's device.
+    simulator's device. Each process of a distributed run has its part of it, samples ``rank``, ``rank + world_size``,
+    ...: together they have what one process has, however many they are.
 
     Args:
         simulator: object with ``draw`` and ``simulate``.
         batches: number of batches in an epoch.
-        batch_size: samples in a batch.
+        batch_size: samples in a batch, of all processes together.
         seed: seed of the run.
         split: ``"train"``, ``"val"`` or ``"test"``; their random streams are disjoint.
-        rank: process of a distributed run; each gets samples of its own.
+        rank: process of a distributed run.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: where a number is out of its range; a batch of fewer samples than processes.
     """
 
     def __init__(
@@ -49,11 +54,13 @@ class SimulationDataset(Dataset):
         seed: int = 0,
         split: str = "train",
         rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if batches < 1 or batch_size < 1:
             raise ValueError(f"batches and batch_size must be at least 1, got {batches} and {batch_size}")
         self.simulator, self.batches, self.batch_size = simulator, batches, batch_size
-        self.seed, self.split, self.rank, self.epoch = seed, split, rank, 0
+        self.seed, self.split, self.epoch = seed, split, 0
+        self.own = _own_part(batch_size, rank, world_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch [0, 1, ...] whose samples are given; validation keeps epoch 0."""
@@ -65,9 +72,11 @@ class SimulationDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.batches:
             raise IndexError(index)
-        generator = split_generator(self.seed, self.epoch, index, self.rank, self.split)
+        generator = split_generator(self.seed, self.epoch, index, split=self.split)
         with torch.no_grad():
-            return self.simulator.simulate(self.simulator.draw(generator, self.batch_size, self.split))
+            batch = self.simulator.simulate(self.simulator.draw(generator, self.batch_size, self.split))
+        label = {name: values[self.own] for name, values in batch["label"].items()}
+        return batch | {"image": batch["image"][self.own], "label": label}
 
 
 class PatchPoolDataset(Dataset):
@@ -75,19 +84,21 @@ class PatchPoolDataset(Dataset):
 
     What reaches over a whole volume, as a dipole's field does, is simulated once for many patches. The volumes of a
     pool are simulated one after the other when a batch first needs them and kept until the pool changes. An item
-    depends on (seed, epoch, i, rank, split) alone, and not on which items were asked for before.
+    depends on (seed, epoch, i, split) alone, and not on which items were asked for before; of its patches each process
+    of a distributed run cuts its own, ``rank``, ``rank + world_size``, ...
 
     Args:
         simulator: object with ``draw`` and ``simulate``; its samples are volumes ``[n, C, X, Y, Z]`` with the labels
             ``parameters`` and ``mask`` ``[n, 1, X, Y, Z]``.
         volumes: number of volumes in a pool.
         batches: number of batches in an epoch.
-        batch_size: patches in a batch.
+        batch_size: patches in a batch, of all processes together.
         patch_size: sides of the patches of the input [voxels]; one number for cubes.
         crop: voxels by which the patches of the label are smaller on both sides; one number, or one for each axis.
         seed: seed of the run.
         split: ``"train"``, ``"val"`` or ``"test"``; their random streams are disjoint.
-        rank: process of a distributed run; each has a pool of its own.
+        rank: process of a distributed run.
+        world_size: number of processes.
         pool_epochs: epochs that a pool serves.
         background_share: share of patches whose middle lies anywhere in the volume, not in the mask.
         flip: flip patches along every axis and exchange x with y at random: with B0 along z and cubic voxels, or for
@@ -98,7 +109,8 @@ class PatchPoolDataset(Dataset):
         focus_share: that share.
 
     Raises:
-        ValueError: where a number or a share is out of its range, or patches to be turned are not square.
+        ValueError: where a number or a share is out of its range, a batch has fewer patches than processes, or patches
+            to be turned are not square.
     """
 
     def __init__(
@@ -112,6 +124,7 @@ class PatchPoolDataset(Dataset):
         seed: int = 0,
         split: str = "train",
         rank: int = 0,
+        world_size: int = 1,
         pool_epochs: int = 1,
         background_share: float = 0.1,
         flip: bool = True,
@@ -136,7 +149,8 @@ class PatchPoolDataset(Dataset):
                 raise ValueError(f"{name} must be in [0, 1], got {share}")
         self.simulator, self.volumes, self.batches, self.batch_size = simulator, volumes, batches, batch_size
         self.pool_epochs, self.focus, self.focus_share = pool_epochs, focus, focus_share
-        self.seed, self.split, self.rank, self.epoch = seed, split, rank, 0
+        self.seed, self.split, self.epoch = seed, split, 0
+        self.own = _own_part(batch_size, rank, world_size)
         self.background_share, self.flip, self.labels = background_share, flip, tuple(labels)
         self._pool: dict[int, dict[str, Any]] = {}
 
@@ -153,7 +167,7 @@ class PatchPoolDataset(Dataset):
         """A volume of the pool: what the simulator gives for it, the voxels ``inside`` its mask and in ``focus``."""
         if index not in self._pool:
             pool = self.epoch // self.pool_epochs
-            generator = split_generator(self.seed, pool, index, self.rank, self.split)
+            generator = split_generator(self.seed, pool, index, split=self.split)
             with torch.no_grad():
                 sample = self.simulator.simulate(self.simulator.draw(generator, 1, self.split))
             mask = sample["label"]["mask"][0, 0]
@@ -170,7 +184,7 @@ class PatchPoolDataset(Dataset):
         if not 0 <= index < self.batches:
             raise IndexError(index)
         # Numbers from a million on: the streams of the places never meet those of the volumes.
-        generator = split_generator(self.seed, self.epoch, _PLACES + index, self.rank, self.split)
+        generator = split_generator(self.seed, self.epoch, _PLACES + index, split=self.split)
         chosen = torch.randint(self.volumes, (self.batch_size,), generator=generator).tolist()
         places = torch.rand((self.batch_size, 5), generator=generator, dtype=torch.float64)
         # Drawn only where it is used: the patches of a pool without focus stay what they were.
@@ -178,7 +192,8 @@ class PatchPoolDataset(Dataset):
         if self.focus is not None:
             focused = torch.rand(self.batch_size, generator=generator) < self.focus_share
         turns = torch.rand((self.batch_size, 4), generator=generator) < 0.5
-        patches = [self._patch(self.volume(v), *at) for v, *at in zip(chosen, places, focused, turns, strict=True)]
+        own = list(zip(chosen, places, focused, turns, strict=True))[self.own]
+        patches = [self._patch(self.volume(v), *at) for v, *at in own]
         return {
             "image": torch.stack([image for image, _ in patches]),
             "label": {name: torch.stack([label[name] for _, label in patches]) for name in self.labels},
@@ -212,6 +227,15 @@ class PatchPoolDataset(Dataset):
 
 
 _PLACES = 1_000_000
+
+
+def _own_part(batch_size: int, rank: int, world_size: int) -> slice:
+    """The samples of a batch that a process has."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
+    if batch_size < world_size:
+        raise ValueError(f"batch_size, of all processes together, must be at least {world_size}, got {batch_size}")
+    return slice(rank, None, world_size)
 
 
 def _voxels(mask: torch.Tensor) -> torch.Tensor:

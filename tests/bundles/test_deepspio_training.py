@@ -48,18 +48,6 @@ def test_speed_of_simulation_and_of_training_are_tracked_apart(whole: Path) -> N
     assert seconds <= found["epoch_seconds"] * 1.001
 
 
-def test_two_processes_with_the_same_data_are_one(whole: Path, tmp_path: Path) -> None:
-    """Gradients are averaged over processes: of two that see the same images, each makes the steps of one alone.
-
-    From weights, which the overlays may name in any order.
-    """
-    own = {"weights": str(whole / "checkpoints" / "model.pt")}
-    DEEPSPIO.train(tmp_path / "one", 1, ("train.json", "finetune.json"), **own)
-    stages = ("train.json", "finetune.json", "multi_gpu_train.json")
-    DEEPSPIO.train_in_two_processes(tmp_path / "two", stages, **own)
-    assert differing(state(tmp_path / "one", 1)["network"], state(tmp_path / "two", 1)["network"]) == []
-
-
 @pytest.mark.parametrize("overlay", ["smoke.json", "full_size.json"])
 def test_overlays_on_the_training(overlay: str, tmp_path: Path) -> None:
     content = json.loads((DEEPSPIO.root / "configs" / overlay).read_text())

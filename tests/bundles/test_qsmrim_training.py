@@ -93,13 +93,6 @@ def test_all_lesions_train_and_others_are_held_out(qsmrim: Training, tmp_path: P
     assert len(run.parser.get_parsed_content("validate#dataset").table) == 9
 
 
-def test_two_processes_with_the_same_data_are_one(qsmrim: Training, tmp_path: Path) -> None:
-    """Gradients are averaged over processes: of two that see the same lesions, each makes the steps of one alone."""
-    qsmrim.train(tmp_path / "one", 1)
-    qsmrim.train_in_two_processes(tmp_path / "two", **{"train#dataset#world_size": 1})
-    assert differing(state(tmp_path / "one", 1)["network"], state(tmp_path / "two", 1)["network"]) == []
-
-
 @pytest.mark.parametrize(
     ("overlays", "kind"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .trainings import Training, assert_equal_states, differing, metrics_of, state
+from .trainings import Training, assert_equal_states, metrics_of, state
 
 STNET = Training(
     "stnet_perfusion",
@@ -56,13 +56,6 @@ def test_the_papers_patches_train(tmp_path: Path) -> None:
     """Padded with zeros, and with voxels left out between them."""
     network = STNET.train(tmp_path, 1, padding="zero", stride=2).parser.get_parsed_content("network")
     assert network.crop == 3
-
-
-def test_two_processes_with_the_same_data_are_one(tmp_path: Path) -> None:
-    """Gradients are averaged over processes: of two that see the same patches, each makes the steps of one alone."""
-    STNET.train(tmp_path / "one", 1)
-    STNET.train_in_two_processes(tmp_path / "two")
-    assert differing(state(tmp_path / "one", 1)["network"], state(tmp_path / "two", 1)["network"]) == []
 
 
 def test_a_quick_run_by_the_overlay(tmp_path: Path) -> None:

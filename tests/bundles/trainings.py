@@ -42,15 +42,13 @@ class Training:
     def root(self) -> Path:
         return REPOSITORY / "bundles" / self.bundle
 
+    def arguments(self, output: Path, files: tuple[str, ...] = ("train.json",), **overrides: Any) -> dict[str, Any]:
+        """Of ConfigWorkflow."""
+        own = {"config_file": [str(self.root / "configs" / name) for name in files]}
+        return own | {"bundle_root": str(self.root), "output_dir": str(output)} | dict(self.tiny) | overrides
+
     def workflow(self, output: Path, files: tuple[str, ...] = ("train.json",), **overrides: Any) -> ConfigWorkflow:
-        run = ConfigWorkflow(
-            config_file=[str(self.root / "configs" / name) for name in files],
-            workflow_type="train",
-            logging_file=False,
-            bundle_root=str(self.root),
-            output_dir=str(output),
-            **(dict(self.tiny) | overrides),
-        )
+        run = ConfigWorkflow(workflow_type="train", logging_file=False, **self.arguments(output, files, **overrides))
         run.initialize()
         return run
 
@@ -85,22 +83,6 @@ class Training:
         assert not (output / "checkpoints/checkpoint_epoch=2.pt").exists()
         self.train(output, 2, resume=True, **self.schedule)
 
-    def train_in_two_processes(
-        self, output: Path, files: tuple[str, ...] = ("train.json", "multi_gpu_train.json"), **overrides: Any
-    ) -> None:
-        """One epoch by torchrun; both processes see the same data."""
-        files = tuple(str(self.root / "configs" / name) for name in files)
-        options = {"config_file": json.dumps(files), "bundle_root": self.root, "output_dir": output, "epochs": 1}
-        options |= {"train#dataset#rank": 0} | dict(self.tiny) | overrides
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command += ["-m", "monai.bundle", "run"]
-        command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
-        done = subprocess.run(
-            command, cwd="/", env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
     def refusal_of(self, weights: Path, output: Path, **overrides: Any) -> QMRIError:
         """The error of an evaluation of weights by a network that they are not for."""
         with pytest.raises(RuntimeError) as caught:
@@ -110,6 +92,16 @@ class Training:
             cause = cause.__cause__
         assert isinstance(cause, QMRIError)
         return cause
+
+
+def train_in_two_processes(file: Path, trainings: list[dict[str, Any]]) -> None:
+    """Trainings one after the other by torchrun; ``file`` is where their arguments are written for it."""
+    file.write_text(json.dumps(trainings))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(Path(__file__).with_name("run_trainings.py")), str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
 def state(output: Path, epoch: int) -> dict[str, Any]:
@@ -130,9 +122,9 @@ def assert_equal_states(first: Mapping[str, Any], second: Mapping[str, Any]) -> 
         assert differing(moments, second["optimizer"]["state"][key]) == []
 
 
-def metrics_of(output: Path) -> Any:
-    """The data that MLflow recorded."""
+def metrics_of(output: Path, database: Path | None = None) -> Any:
+    """The data that MLflow recorded, in the run's own file or another."""
     from mlflow import MlflowClient
 
-    record = MlflowClient(f"sqlite:///{output}/mlruns.db")
+    record = MlflowClient(f"sqlite:///{database or output / 'mlruns.db'}")
     return record.get_run((output / "mlflow_run_id.txt").read_text().strip()).data

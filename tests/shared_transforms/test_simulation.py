@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
-from shared_transforms.simulation import EpochSetter, PatchPoolDataset, prepare_simulated_batch
+from shared_transforms.simulation import EpochSetter, PatchPoolDataset, SimulationDataset, prepare_simulated_batch
 
 SIZE = (20, 24, 28)
 
@@ -39,6 +40,10 @@ def _dataset(simulator: Ramp | None = None, **options: Any) -> PatchPoolDataset:
     return PatchPoolDataset(simulator or Ramp(), **options)
 
 
+def _images(**options: Any) -> SimulationDataset:
+    return SimulationDataset(Ramp(), 8, 4, seed=1, **options)
+
+
 def _same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return torch.equal(first["image"], second["image"]) and all(
         torch.equal(values, second["label"][name]) for name, values in first["label"].items()
@@ -59,11 +64,30 @@ def test_items_do_not_depend_on_what_was_asked_before() -> None:
     assert not _same(seen[3][0], seen[4][0])
 
 
-@pytest.mark.parametrize("other", [{"seed": 2}, {"rank": 1}, {"split": "val"}, {"split": "test"}])
-def test_seeds_ranks_and_splits_differ(other: dict[str, Any]) -> None:
+@pytest.mark.parametrize("other", [{"seed": 2}, {"split": "val"}, {"split": "test"}])
+def test_seeds_and_splits_differ(other: dict[str, Any]) -> None:
     first, second = _dataset()[0], _dataset(**other)[0]
     numbers = [set(item["image"][:, 3].flatten().tolist()) for item in (first, second)]
     assert not numbers[0] & numbers[1]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("make", [_dataset, _images])
+def test_processes_share_the_batches_of_one(make: Callable[..., Any], world_size: int) -> None:
+    """However many they are; batches of four among three are shared unequally."""
+    whole = make()
+    parts = [make(rank=rank, world_size=world_size) for rank in range(world_size)]
+    for epoch in (0, 1):
+        for dataset in (whole, *parts):
+            dataset.set_epoch(epoch)
+        for i in range(3):
+            batch = whole[i]
+            for rank, part in enumerate(parts):
+                own = slice(rank, None, world_size)
+                expected = {
+                    "image": batch["image"][own], "label": {name: v[own] for name, v in batch["label"].items()},
+                }  # fmt: skip
+                assert _same(part[i], expected)
 
 
 def test_a_pool_is_made_once_and_serves_its_epochs() -> None:
@@ -147,6 +171,8 @@ def test_items_go_through_the_engines() -> None:
         {"background_share": 1.5},
         {"focus_share": -0.1},
         {"crop": (2, 2, 4)},
+        {"rank": 2, "world_size": 2},
+        {"batch_size": 1, "world_size": 2},
     ],
 )
 def test_bad_arguments_are_named(bad: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from shared_transforms.distributed import batch_mean
+
 from .network import COMPRESSED_SCALES
 from .wavelets import WaveletTransform
 
@@ -51,7 +53,7 @@ class WaveletLoss(nn.Module):
         self.transform = WaveletTransform()
 
     def forward(self, prediction: Tensor, label: Mapping[str, Tensor]) -> Tensor:
-        """Loss of a batch.
+        """Loss of a batch, of all processes of a training (:func:`.batch_mean`).
 
         Args:
             prediction: concentration ``[n, 1, X, Z]`` [ug/mm^3].
@@ -79,7 +81,7 @@ class WaveletLoss(nn.Module):
                 loss = loss + self.compressed * self._ratio((true - found).square(), true.square())
         if self.image:
             loss = loss + self.image * (truth - prediction).abs().sum((1, 2, 3)) / total
-        return loss.mean()
+        return batch_mean(loss)
 
     def _ratio(self, error: Tensor, size: Tensor) -> Tensor:
         """Sum over the channels of the ratio of sums ``[n]``."""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys
 from torch import Tensor
+
+from shared_transforms.distributed import (
+    average_gradients,
+    batch_mean,
+    count_of_batch,
+    of_first_process,
+    own_rows,
+)
 
 from .loss import gradient_penalty
 from .network import Critic
@@ -27,7 +36,6 @@ class AdversarialUpdate:
         adversarial_weight: of the critic's score in the generator's loss.
         penalty_weight: of the gradient penalty in the critic's loss.
         critic_steps: iterations of the critic to one of the generator.
-        gradient_clip: largest norm of the generator's gradient.
         field_channel: channel of the image that holds the field.
         crop: voxels cut off the field at each side, as the generator does.
 
@@ -41,7 +49,6 @@ class AdversarialUpdate:
         adversarial_weight: float = 0.01,
         penalty_weight: float = 10.0,
         critic_steps: int = 5,
-        gradient_clip: float = 1.0,
         field_channel: int = 0,
         crop: int = 8,
     ) -> None:
@@ -49,8 +56,10 @@ class AdversarialUpdate:
             raise ValueError(f"critic_steps must be at least 1, got {critic_steps}")
         self.critic, self.critic_optimizer = critic, critic_optimizer
         self.adversarial_weight, self.penalty_weight = adversarial_weight, penalty_weight
-        self.critic_steps, self.gradient_clip = critic_steps, gradient_clip
+        self.critic_steps = critic_steps
         self.field_channel, self.crop = field_channel, crop
+        for values in critic.state_dict().values():  # processes of one training start with one critic
+            of_first_process(values)
 
     def __call__(self, engine: SupervisedTrainer, batch: dict[str, Any]) -> dict[str, Any]:
         """Train on one batch; returns the output of the engine."""
@@ -75,12 +84,13 @@ class AdversarialUpdate:
 
     def _train_critic(self, true: Tensor, made: Tensor, field: Tensor) -> dict[str, Tensor]:
         self.critic.requires_grad_(True)
-        share = torch.rand(len(true), device=true.device)
-        distance = self.critic(true, field).mean() - self.critic(made, field).mean()
+        share = own_rows(of_first_process(torch.rand(count_of_batch(true), device=true.device)))
+        distance = batch_mean(self.critic(true, field)) - batch_mean(self.critic(made, field))
         penalty = gradient_penalty(self.critic, true, made, field, share)
         loss = self.penalty_weight * penalty - distance
         self.critic_optimizer.zero_grad()
         loss.backward()
+        average_gradients(self.critic)
         self.critic_optimizer.step()
         return {
             "critic_distance": distance.detach(),
@@ -93,10 +103,10 @@ class AdversarialUpdate:
     ) -> dict[str, Tensor]:
         self.critic.requires_grad_(False)
         supervised = engine.loss_function(made, label)
-        adversarial = -self.critic(inside, field).mean()
+        adversarial = -batch_mean(self.critic(inside, field))
         engine.optimizer.zero_grad()
         (supervised + self.adversarial_weight * adversarial).backward()
-        norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), math.inf)  # measured, not clipped
         engine.optimizer.step()
         return {
             CommonKeys.LOSS: supervised.detach(),

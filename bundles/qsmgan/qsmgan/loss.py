@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d
 
 from physics.dipole import field_from_susceptibility
+from shared_transforms.distributed import batch_mean, shared_count
 
 from .network import Critic
 
@@ -51,7 +52,7 @@ class SusceptibilityLoss(nn.Module):
         self.register_buffer("sobel", sobel_kernels(), persistent=False)
 
     def forward(self, pred: Tensor, label: Mapping[str, Tensor]) -> Tensor:
-        """Loss of a batch.
+        """Loss of a batch, over the voxels of the masks of all processes of a training (:func:`.shared_count`).
 
         Args:
             pred: estimates ``[batch, 1, X, Y, Z]`` [ppm].
@@ -66,7 +67,7 @@ class SusceptibilityLoss(nn.Module):
     def parts(self, pred: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The terms whose weight is not 0, by name, before they are weighted; arguments as for ``forward``."""
         inside = mask.to(pred)
-        voxels = inside.sum().clamp(min=1.0)
+        voxels = shared_count(inside.sum())
         if self.compress:
             error = (torch.tanh(10.0 * pred) - torch.tanh(10.0 * truth)) * inside
         else:
@@ -112,4 +113,4 @@ def gradient_penalty(critic: Critic, true: Tensor, made: Tensor, field: Tensor, 
     mixed = ((weight * true + (1.0 - weight) * made) * scale).detach().requires_grad_(True)
     scores = critic(mixed / scale, field)
     [slope] = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
-    return (slope.flatten(1).norm(dim=1) - 1.0).square().mean()
+    return batch_mean((slope.flatten(1).norm(dim=1) - 1.0).square())

@@ -37,7 +37,7 @@ class LesionDataset(Dataset):
         device: where the lesions are kept and augmented.
 
     Raises:
-        ValueError: no lesion, or a batch that does not reach for all ranks.
+        ValueError: no lesion, or a batch of fewer lesions than two for each of several ranks (batch normalisation).
     """
 
     def __init__(
@@ -53,10 +53,12 @@ class LesionDataset(Dataset):
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
-        if batch_size < world_size or len(table) < world_size:
+        if batch_size < 1 or not len(table):
+            raise ValueError(f"batch_size and the number of lesions must be at least 1, got {batch_size}, {len(table)}")
+        if world_size > 1 and len(table) // -(-len(table) // batch_size) < 2 * world_size:
             raise ValueError(
-                f"batch_size and the number of lesions must be at least world_size, got {batch_size}, {len(table)} "
-                f"and {world_size}"
+                f"every batch must hold at least {2 * world_size} lesions for {world_size} ranks, got {len(table)} "
+                f"lesions and batch_size {batch_size}"
             )
         self.table, self.batch_size, self.seed = table, batch_size, seed
         self.augmentation, self.shuffle, self.rank, self.world_size = augmentation, shuffle, rank, world_size

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from shared_transforms.distributed import batch_mean
+
 __all__ = ["RimLoss"]
 
 
 class RimLoss(nn.Module):
-    """Binary cross-entropy, mean over the lesions and their synthetic rows, in float32 at least.
+    """Binary cross-entropy, mean over the lesions and their synthetic rows of all processes, in float32 at least.
 
     Rows beyond the labels are what :class:`~qsmrim_net.smote.DeepSMOTE` added, and count as rims.
     """
@@ -34,4 +36,4 @@ class RimLoss(nn.Module):
             raise ValueError(f"logits [N + s] and labels [N] must have one axis, s >= 0, got shapes {shapes}")
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         target = torch.cat([labels.to(logits), logits.new_ones(extra)])
-        return binary_cross_entropy_with_logits(logits, target)
+        return batch_mean(binary_cross_entropy_with_logits(logits, target, reduction="none"))

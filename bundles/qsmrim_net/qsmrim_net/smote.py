@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from shared_transforms.distributed import all_rows, are_own, of_first_process
+
 __all__ = ["DeepSMOTE"]
 
 
@@ -19,6 +21,8 @@ class DeepSMOTE(nn.Module):
     * n = 0: no row.
     * n = 1: there is no other rim to go towards; both rows are the rim itself.
     * n = 2: the only other rim stands for both neighbours; the two rows differ by ``a``.
+
+    The batch is that of all processes of a training; each adds the synthetic rows of its own rims.
 
     In evaluation mode nothing is added and nothing is drawn. There are no parameters; the two layers that the paper
     counts to DeepSMOTE are the network's ``fusion``, which evaluation needs too.
@@ -44,11 +48,17 @@ class DeepSMOTE(nn.Module):
             raise ValueError(f"labels must be one for each of {features.shape[0]} rows, got {labels.shape}")
         if not self.training:
             return features
-        rims = features[labels > 0.5]
+        return torch.cat([features, self.synthetic(features, labels).to(features.dtype)])
+
+    @torch.jit.unused
+    def synthetic(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Two synthetic rows ``[2n, F]`` for each of the n rims among the lesions; arguments as for :meth:`forward`."""
+        features, are_rims = all_rows(features), all_rows(labels.float()) > 0.5
+        rims = features[are_rims]
         others = rims[self.neighbours(rims)]
-        weight = torch.rand(others.shape[0], 2, 1, device=features.device)
+        weight = of_first_process(torch.rand(others.shape[0], 2, 1, device=features.device))
         synthetic = weight * rims.unsqueeze(1) + (1.0 - weight) * others
-        return torch.cat([features, synthetic.flatten(0, 1).to(features.dtype)])
+        return synthetic[are_own(features)[are_rims]].flatten(0, 1)
 
     def neighbours(self, rims: Tensor) -> Tensor:
         """Rows ``[n, 2]`` of the two nearest others of each of the rims ``[n, F]``, nearest first."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from physics.noise import REFERENCE_SIGNAL
+from shared_transforms.distributed import shared_count
 
 WEIGHTS = {"A": 0.5, "B": 0.7, "T1": 1.0, "T2": 1.0}
 SPAN = {"A": 1.0, "B": 0.6, "T1": 1.0, "T2": 1.0}  # an error of this size counts as one
@@ -31,7 +32,7 @@ class StepwiseLoss(nn.Module):
         self.error_weight = error_weight
 
     def forward(self, pred: Tensor, label: Mapping[str, Tensor]) -> Tensor:
-        """Mean loss over the voxels of the mask.
+        """Mean loss over the voxels of the mask, of all processes of a training (:func:`.shared_count`).
 
         Args:
             pred: ``[batch, J, 2 Q, H, W]``: the maps of every step, then the logarithms of the standard errors.
@@ -49,7 +50,7 @@ class StepwiseLoss(nn.Module):
         mask = label["mask"].to(cost)[:, None]
         rising = torch.arange(1, pred.shape[1] + 1, device=pred.device, dtype=pred.dtype)
         rising = (rising / rising.sum())[:, None, None, None]
-        voxels = mask.sum().clamp(min=1.0)
+        voxels = shared_count(mask.sum())
         fit = (rising * cost * mask).sum() / voxels
         last = error[:, -1].detach().square().clamp(max=4.0)
         log_error = pred[:, -1, count:].clamp(-9.0, 3.0)

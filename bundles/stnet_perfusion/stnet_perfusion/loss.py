@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from shared_transforms.distributed import shared_count
+
 from .network import OUTPUTS, TYPICAL
 
 __all__ = ["PerfusionLoss"]
@@ -44,7 +46,7 @@ class PerfusionLoss(nn.Module):
         self.cbv = outputs.index("CBV") if "CBV" in outputs else 0
 
     def forward(self, prediction: Tensor, label: Mapping[str, Tensor]) -> Tensor:
-        """Compute the loss.
+        """Compute the loss, over the voxels of all processes of a training (:func:`.shared_count`).
 
         Args:
             prediction: ``[B, outputs, X, Y, 1]``.
@@ -61,7 +63,7 @@ class PerfusionLoss(nn.Module):
             for values in (prediction.float(), label["parameters"][:, self.chosen], label["brain"], label["area"])
         )
         inside = mask.to(pred)
-        count = inside.sum().clamp_min(1.0)
+        count = shared_count(inside.sum())
         typical = self.typical.to(pred).view(1, -1, 1, 1, 1)
         loss = ((pred - truth).abs() / typical * inside).sum() / (count * len(self.chosen))
         if self.physics_weight:
