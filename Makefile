@@ -54,6 +54,9 @@ test-mlflow: $(STAMP) ## trainings and models with a real MLflow server, over sq
 	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[postgres]"
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m mlflow $(ARGS)
 
+test-batch: $(STAMP) ## fifty subjects of each bundle through batch.json, killed and started again
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m batch $(ARGS)
+
 lint: $(STAMP) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
