@@ -21,7 +21,7 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numpy1 test-mlflow lint benchmark docs documents pack check clean
+.PHONY: help setup demo test test-numpy1 test-mlflow test-batch lint benchmark docs documents pack check clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
