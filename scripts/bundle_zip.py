@@ -114,6 +114,8 @@ def _entry_problems(entry: zipfile.ZipInfo) -> Iterator[str]:
         yield "is a folder by its name or by its mode, but not by both"
     elif name.endswith("/") and (entry.file_size or entry.compress_size):
         yield "is a folder that holds data"
+    if entry.comment:
+        yield "has a comment, in which other programs may see other entries"
     if entry.flag_bits & ENCRYPTED:
         yield "is encrypted"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
