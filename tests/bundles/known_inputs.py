@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -207,15 +208,16 @@ class Run:
     voxel_mm: tuple[float, float, float] = (1.5, 1.5, 3.0)
     options: dict[str, str] = field(default_factory=dict)
 
-    def command(self, root: Path, data: Path, maps: Path) -> list[str]:
-        """The arguments of ``python -m monai.bundle`` that infer the bundle in ``root``."""
+    def settings(self, root: Path, data: Path, maps: Path) -> dict[str, Any]:
+        """The arguments of ``monai.bundle.run`` that infer the bundle in ``root``."""
         files = [str(root / "configs" / config) for config in self.configs]
-        options = {
-            "config_file": files[0] if len(files) == 1 else str(files),
-            **{"bundle_root": root, "dataset_dir": data, "output_dir": maps},
-            **self.options,
-        }
-        return ["run", *(text for key, value in options.items() for text in (f"--{key}", str(value)))]
+        places = {"bundle_root": str(root), "dataset_dir": str(data), "output_dir": str(maps)}
+        return {"config_file": files[0] if len(files) == 1 else files, **places, **self.options}
+
+    def command(self, root: Path, data: Path, maps: Path) -> list[str]:
+        """The same as arguments of ``python -m monai.bundle``."""
+        settings = self.settings(root, data, maps)
+        return ["run", *(text for key, value in settings.items() for text in (f"--{key}", str(value)))]
 
     def check(self, maps: Path) -> Path:
         """Assert that the map in folder ``maps`` is the true one, with its unit and a report; returns its path."""
@@ -228,7 +230,7 @@ class Run:
             assert np.median(found[self.truth == value]) == pytest.approx(value, rel=relative, abs=absolute)
         sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
         assert sidecar["Units"] == self.unit
-        assert list(maps.rglob("report*.html"))
+        assert list(maps.rglob("*report*.html"))
         return path
 
 
