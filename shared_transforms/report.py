@@ -21,12 +21,12 @@ from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from monai.config import KeysCollection
 from monai.engines.utils import IterationEvents
-from monai.transforms import MapTransform
 
 from shared_transforms.atomic import atomic_write
 from shared_transforms.figures import figure_to_png_bytes, histogram, map_panel
 from shared_transforms.figures.panels import MapLike, axis_label, quantity_name, short
 from shared_transforms.figures.slices import Array, as_array
+from shared_transforms.io.writer import FileWriterd
 from shared_transforms.provenance import git_commit, hardware, versions
 
 __all__ = ["InferenceTimer", "ListFiles", "ReportSection", "SaveReportd"]
@@ -91,7 +91,7 @@ class _Statistics:
         return f"median {short(self.median)}{unit}, 5-95 % {short(self.fifth)} to {short(self.last)}{unit}"
 
 
-class SaveReportd(MapTransform):
+class SaveReportd(FileWriterd):
     """Write ``<output_dir>/<stem>/report.html``: remarks, maps with units, residual, acquisition, and what was run.
 
     The page needs no other file, no network and no script. It stands after ``SaveMapsd`` and adds itself to

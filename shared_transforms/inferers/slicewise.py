@@ -10,6 +10,8 @@ from monai.inferers import Inferer
 from torch import Tensor
 from tqdm import tqdm
 
+from shared_transforms.serving import takes_carried_arguments
+
 __all__ = ["SlicewiseInferer"]
 
 
@@ -29,6 +31,7 @@ class SlicewiseInferer(Inferer):
             raise ValueError(f"slices_at_once must be at least 1, got {slices_at_once}")
         self.slices_at_once, self.progress = slices_at_once, progress
 
+    @takes_carried_arguments
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Apply the network.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from shared_transforms.errors import QMRIError
 from shared_transforms.io.find import images_below
-from shared_transforms.io.nifti import is_nifti, nifti_name
+from shared_transforms.io.nifti import is_nifti, nifti_name, read_header
 from shared_transforms.io.sidecar import bids_suffix, is_derived_map, is_gradient_echo, not_magnitude, read_sidecar
 
 logger = logging.getLogger(__name__)
@@ -61,21 +61,24 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
     Files belong together if they lie in one folder and have one name but for the number of the echo, the part (``mag``,
     ``phase``, ``ph``) and the series number: ``sub-01_echo-1_part-mag_MEGRE`` (BIDS), ``gre_5_e1`` and ``gre_6_e1_ph``
     (dcm2niix), ``Mag`` and ``Phase`` (4-D); or if they are the only ones of their folder. A name that says neither is
-    taken for magnitude.
+    taken for magnitude. A 4-D file with twice as many volumes as its sidecar has echo times is a series by itself.
 
     Args:
-        dataset_dir: the folder.
+        dataset_dir: the folder; or one file of a series.
 
     Returns:
         One dictionary for each series, ordered by stem: ``image`` (paths of the magnitudes), ``phase`` (paths of the
-        phases), both in the order of the echoes, ``stem`` (unique name for the outputs), ``notes`` (remarks), and
-        ``mask`` (path) where one lies beside them or in a derivative. Each is an input of ``LoadGradientEchoesd``.
+        phases; none for a file that holds both), both in the order of the echoes, ``stem`` (unique name for the
+        outputs), ``notes`` (remarks), and ``mask`` (path) where one lies beside them or in a derivative. Each is an
+        input of ``LoadGradientEchoesd``.
 
     Raises:
         QMRIError: no such folder, no such series (the message says what there is), an unreadable sidecar, or several
             masks for one series.
     """
     root = Path(dataset_dir)
+    if root.is_file():
+        return _of_file(root)
     if not root.is_dir():
         raise QMRIError(
             file=root, field="dataset_dir", found="no such folder", remedy="check the path (dataset_dir)",
@@ -95,9 +98,12 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
     found = []
     for group in _merged(groups):
         for magnitude, phase in _pairs(group):
+            joined = [e for e in magnitude if not phase and is_joined(e.path, e.sidecar)]
+            found += [([echo], [], []) for echo in joined]
+            magnitude = [e for e in magnitude if e not in joined]
             if magnitude and phase:
                 found.append((magnitude, phase, [e for e in group if e.part == "real or imaginary"]))
-            else:
+            elif magnitude or phase:
                 others["magnitude without phase" if magnitude else "phase without magnitude"] += len(magnitude + phase)
     if not found:
         raise _nothing_found(root, images, others)
@@ -108,12 +114,53 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
     for (magnitude, phase, skipped), stem in zip(found, stems, strict=True):
         names = ", ".join(e.path.name for e in skipped)
         item: dict[str, Any] = {
-            "image": [str(e.path) for e in magnitude], "phase": [str(e.path) for e in phase], "stem": stem,
+            "image": [str(e.path) for e in magnitude], "stem": stem,
             "notes": [f"real and imaginary images skipped: {names}"] if skipped else [],
         }  # fmt: skip
+        if phase:
+            item["phase"] = [str(e.path) for e in phase]
         mask = find_mask(magnitude[0].path, root, echo_stem(magnitude[0].path), alone=len(found) == 1)
         series.append(item | ({"mask": str(mask)} if mask else {}))
     return sorted(series, key=lambda s: str(s["stem"]))
+
+
+def is_joined(path: Path, sidecar: Mapping[str, Any], times: Sequence[float] | None = None) -> bool:
+    """Whether a 4-D file has two volumes for each echo time: all magnitudes, then all phases.
+
+    Args:
+        path: the file.
+        sidecar: its sidecar.
+        times: echo times in place of the sidecar's.
+    """
+    times = sidecar.get("EchoTime") if times is None else times
+    if not isinstance(times, Sequence) or isinstance(times, str) or len(times) < 2:
+        return False
+    try:
+        return read_header(path).n_volumes == 2 * len(times)
+    except QMRIError:
+        return False  # the reader will say what is wrong with it
+
+
+def _of_file(path: Path) -> list[dict[str, Any]]:
+    """The series of one file: both parts in it, or the other part beside it."""
+    if is_joined(path, sidecar_or_none(path)):
+        stem = echo_stem(path) or "series"
+        mask = find_mask(path, path.parent, stem, alone=False)
+        return [{"image": [str(path)], "stem": stem, "notes": [], **({"mask": str(mask)} if mask else {})}]
+    try:
+        series = find_gradient_echoes(path.parent)
+    except QMRIError as error:
+        if error.field != "dataset_dir":
+            raise
+        series = []
+    found = [s for s in series if path.resolve() in {Path(p).resolve() for p in [*s["image"], *s.get("phase", [])]}]
+    if not found:
+        raise QMRIError(
+            file=path, field="EchoTime", found="no phase beside it, and not two volumes for each echo time",
+            expected="a 4-D file of all magnitudes, then all phases, and the echo times in seconds; or a magnitude and "
+            "its phase beside it", remedy="list EchoTime in the sidecar, or give echo_times_s=[0.005, 0.01, ...]",
+        )  # fmt: skip
+    return found
 
 
 def _refuse_gaps(groups: Mapping[tuple[Hashable, ...], list[Echo]]) -> None:

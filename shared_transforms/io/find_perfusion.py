@@ -79,15 +79,16 @@ def find_perfusion_series(dataset_dir: str | Path) -> list[dict[str, Any]]:
     found = []
     folder = root if root.is_dir() else root.parent
     paths = [c.path for c in chosen]
+    alone = len(chosen) == 1 and (root.is_dir() or _no_other_series(root))
     stems = unique_stems([perfusion_stem(p) for p in paths], paths, folder)
     for candidate, stem in zip(chosen, stems, strict=True):
         item: dict[str, Any] = {"image": str(candidate.path), "stem": stem, "notes": []}
-        mask = find_mask(candidate.path, folder, perfusion_stem(candidate.path), len(chosen) == 1, _OTHER_MASK)
+        mask = find_mask(candidate.path, folder, perfusion_stem(candidate.path), alone, _OTHER_MASK)
         if mask and is_derived_map(sidecar_or_none(mask)):
             logger.info("%s is the result of an earlier run, and is made again.", mask)
         elif mask:
             item["mask"] = str(mask)
-        found.append(item | _curves(candidate.path, folder, len(chosen) == 1))
+        found.append(item | _curves(candidate.path, folder, alone))
     return sorted(found, key=lambda s: str(s["stem"]))
 
 
@@ -158,6 +159,19 @@ def _refuse_echoes(series: list[_Candidate]) -> None:
                 found=f"{len(group)} echoes of one series: {', '.join(c.path.name for c in group[:6])}",
                 remedy="choose one echo, for tissue that of 25 to 50 ms: dataset_dir=FILE",
             )  # fmt: skip
+
+
+def _no_other_series(path: Path) -> bool:
+    """Whether no other 4-D file lies beside a file, to which masks without a name of their own may belong."""
+    for other in sorted(path.parent.iterdir()):
+        if is_nifti(other) and other.is_file() and other != path:
+            try:
+                several = read_header(other).n_volumes > 1
+            except QMRIError:
+                continue
+            if several:
+                return False
+    return True
 
 
 def _curves(image: Path, root: Path, alone: bool) -> dict[str, str]:

@@ -13,10 +13,11 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from shared_transforms.errors import QMRIError
-from shared_transforms.io.find_echoes import echo_stem, find_gradient_echoes, part_of, sidecar_or_none
+from shared_transforms.io.find_echoes import echo_stem, find_gradient_echoes, is_joined, part_of, sidecar_or_none
 from shared_transforms.io.geometry import check_same_grid, find_b0_direction, read_mask
 from shared_transforms.io.load import as_meta_tensor
 from shared_transforms.io.nifti import NiftiInfo, read_data, read_header, read_volume
+from shared_transforms.io.options import item_options
 from shared_transforms.io.phase_range import find_phase_range
 from shared_transforms.io.sidecar import GRADIENT_ECHO, check_times, read_times
 
@@ -29,9 +30,11 @@ class LoadGradientEchoesd(MapTransform):
     """Read magnitude and phase of a multi-echo gradient echo into an inference item.
 
     ``item[keys]`` may be the list of magnitudes that ``find_gradient_echoes`` gives, with the phases in
-    ``item[phase_key]`` and the mask in ``item[mask_key]``; or a folder that holds one series; or one of its files. The
-    item gains ``acquisition``, ``mask``, ``stem``, ``sources``, ``notes`` and ``details`` as ``load_gradient_echoes``
-    returns them, and ``item[keys]`` becomes a MetaTensor [2 N, X, Y, Z]: N magnitudes, then N phases [rad].
+    ``item[phase_key]`` and the mask in ``item[mask_key]``; or a folder that holds one series; or one of its files; or a
+    4-D file of all magnitudes, then all phases. The item gains ``acquisition``, ``mask``, ``stem``, ``sources``,
+    ``notes`` and ``details`` as ``load_gradient_echoes`` returns them, and ``item[keys]`` becomes a MetaTensor
+    [2 N, X, Y, Z]: N magnitudes, then N phases [rad]. Where the item has a value under the name of one of the options
+    from ``echo_times_s`` to ``field_sign``, it goes before the option.
 
     Args:
         keys: the one key of the magnitudes.
@@ -75,15 +78,19 @@ class LoadGradientEchoesd(MapTransform):
         """Return the item with the series read; see the class."""
         item = dict(data)
         for key in self.key_iterator(item):
-            if self.phase_key not in item:
+            options = item_options(item, self.options)
+            if self.phase_key not in item and not _both_parts(item[key], options["echo_times_s"]):
                 found = _only_series(item[key])
-                item[key], item[self.phase_key] = found["image"], found["phase"]
+                item[key] = found["image"]
+                if "phase" in found:
+                    item[self.phase_key] = found["phase"]
                 item["stem"] = item.get("stem", found["stem"])
                 item["notes"] = [*found["notes"], *item.get("notes", [])]
                 item.setdefault(self.mask_key, found.get("mask"))
-            magnitude, phase = ([v] if isinstance(v, str | Path) else v for v in (item[key], item.pop(self.phase_key)))
+            given = item[key], item.pop(self.phase_key, None)
+            magnitude, phase = ([v] if isinstance(v, str | Path) else v for v in given)
             mask = self.mask_file or item.get(self.mask_key)
-            loaded = load_gradient_echoes(magnitude, phase, mask=mask, **self.options)
+            loaded = load_gradient_echoes(magnitude, phase, mask=mask, **options)
             image, inside = loaded.pop("image"), loaded.pop("mask")
             loaded["stem"] = item.get("stem", loaded["stem"])
             loaded["notes"] = [*item.get("notes", []), *loaded["notes"]]
@@ -94,7 +101,7 @@ class LoadGradientEchoesd(MapTransform):
 
 def load_gradient_echoes(
     magnitude: Sequence[str | Path],
-    phase: Sequence[str | Path],
+    phase: Sequence[str | Path] | None = None,
     *,
     mask: str | Path | None = None,
     echo_times_s: Sequence[float] | None = None,
@@ -107,7 +114,7 @@ def load_gradient_echoes(
 
     Args:
         magnitude: one 4-D NIfTI file, or one 3-D file for each echo, in the order of the echoes.
-        phase: the same of the phase.
+        phase: the same of the phase; None where the one file of ``magnitude`` has all magnitudes, then all phases.
         mask: NIfTI file, nonzero inside.
         echo_times_s: see ``LoadGradientEchoesd``, as for the following.
         field_strength_t: likewise [T].
@@ -128,15 +135,16 @@ def load_gradient_echoes(
             field strength; a B0 direction of another length than one; phase outside of its range or in a range of
             unknown meaning; a mask that is empty or of another shape.
     """
-    files = {"magnitude": [Path(p) for p in magnitude], "phase": [Path(p) for p in phase]}
-    infos = {part: _headers(paths, part) for part, paths in files.items()}
+    joined = phase is None
+    files = {"magnitude": [Path(p) for p in magnitude], "phase": [Path(p) for p in phase or ()]}
+    infos = {part: [] if joined and not paths else _headers(paths, part) for part, paths in files.items()}
     first = infos["magnitude"][0]
     for info in [*infos["magnitude"], *infos["phase"]]:
         check_same_grid(first, info)
     sidecars = {part: [sidecar_or_none(p) for p in paths] for part, paths in files.items()}
     _check_parts(files, sidecars)
-    count = sum(i.n_volumes for i in infos["magnitude"])
-    if count != sum(i.n_volumes for i in infos["phase"]):
+    count = sum(i.n_volumes for i in infos["magnitude"]) // (1 + joined)
+    if not joined and count != sum(i.n_volumes for i in infos["phase"]):
         raise QMRIError(
             file=files["phase"][0], field="echoes", expected=f"as many as magnitude images: {count}",
             found=f"{sum(i.n_volumes for i in infos['phase'])} phase images", remedy="give both parts of every echo",
@@ -147,18 +155,19 @@ def load_gradient_echoes(
             remedy="the field is fitted over the echoes: give all of them, or a local field made otherwise "
             "(input_kind local_field)",
         )  # fmt: skip
-    times = _echo_times(infos, sidecars, echo_times_s)
+    times = _echo_times(infos, sidecars, count, echo_times_s)
     everything = [s for part in sidecars.values() for s in part]
     strength = field_strength(everything, field_strength_t, first.path)
     direction, origin, notes = find_b0_direction(first, _with_field(everything, "B0_dir"), b0_direction)
     notes = [*(note for info in infos["magnitude"] for note in info.notes), *notes]
     values = np.empty((2 * count, *first.shape), dtype=np.float32)
-    read_files(infos["magnitude"], values[:count])
+    read_files(infos["magnitude"], values if joined else values[:count])
     notes += fold_magnitude(values[:count], first.path)
-    integers = read_files(infos["phase"], values[count:])
+    integers = _are_whole(values[count:]) if joined else read_files(infos["phase"], values[count:])
     lowest, highest = float(values[count:].min()), float(values[count:].max())
-    unit = _with_field(sidecars["phase"], "Units").get("Units")
-    scale = find_phase_range(lowest, highest, integers, files["phase"][0], phase_range, unit)
+    unit = _with_field(sidecars["phase"] or sidecars["magnitude"], "Units").get("Units")
+    phase_file = (files["phase"] or files["magnitude"])[0]
+    scale = find_phase_range(lowest, highest, integers, phase_file, phase_range, unit)
     scale.to_radians(values[count:], checked_sign(field_sign))
     order = sorted(range(count), key=lambda i: times[i])
     if order != list(range(count)):
@@ -261,15 +270,24 @@ def fold_magnitude(values: npt.NDArray[np.float32], file: Path) -> list[str]:
     return [f"{negative} voxels of the magnitude are slightly negative, as interpolation leaves them: made positive"]
 
 
+def _are_whole(values: npt.NDArray[np.float32]) -> bool:
+    return all(bool(np.equal(np.rint(volume), volume).all()) for volume in values)
+
+
+def _both_parts(given: Any, times: Sequence[float] | None) -> bool:
+    """Whether the one file has magnitudes and phases."""
+    paths = [given] if isinstance(given, str | Path) else list(given)
+    file = Path(paths[0])
+    return len(paths) == 1 and file.is_file() and is_joined(file, sidecar_or_none(file), times)
+
+
 def _only_series(given: Any) -> dict[str, Any]:
     """The one series of a folder, or that of one of its files."""
     paths = [given] if isinstance(given, str | Path) else list(given)
     path = Path(paths[0])
     if not path.exists():
         read_header(path)  # says that there is none
-    found = find_gradient_echoes(path if path.is_dir() else path.parent)
-    if not path.is_dir():
-        found = [f for f in found if path.resolve() in {Path(p).resolve() for p in [*f["image"], *f["phase"]]}]
+    found = find_gradient_echoes(path)
     if len(found) != 1:
         raise QMRIError(
             file=path, field="image", found=f"{len(found)} series: {', '.join(s['stem'] for s in found[:8])}",
@@ -305,15 +323,15 @@ def _check_parts(files: Mapping[str, Sequence[Path]], sidecars: Mapping[str, Seq
 def _echo_times(
     infos: Mapping[str, Sequence[NiftiInfo]],
     sidecars: Mapping[str, Sequence[dict[str, Any]]],
+    count: int,
     given: Sequence[float] | None,
 ) -> list[float]:
     """Echo times in the order of the magnitudes [s]; those of the phases must be the same."""
     file = infos["magnitude"][0].path
-    count = sum(i.n_volumes for i in infos["magnitude"])
     if given is not None:
         times = _given_times(given, count)
     else:
-        read = {part: _times_of(infos[part], sidecars[part]) for part in infos}
+        read = {part: _times_of(infos[part], sidecars[part], count) for part in infos}
         known = [t for t in (read["magnitude"], read["phase"]) if t is not None]
         if not known:
             raise QMRIError(
@@ -332,7 +350,7 @@ def _echo_times(
     return times
 
 
-def _times_of(infos: Sequence[NiftiInfo], sidecars: Sequence[dict[str, Any]]) -> list[float] | None:
+def _times_of(infos: Sequence[NiftiInfo], sidecars: Sequence[dict[str, Any]], count: int) -> list[float] | None:
     """Times of one part; None where none of its sidecars has any."""
     if not any("EchoTime" in s for s in sidecars):
         return None
@@ -340,7 +358,7 @@ def _times_of(infos: Sequence[NiftiInfo], sidecars: Sequence[dict[str, Any]]) ->
         return [
             t
             for info, sidecar in zip(infos, sidecars, strict=True)
-            for t in read_times(sidecar, GRADIENT_ECHO, info.path, info.n_volumes)
+            for t in read_times(sidecar, GRADIENT_ECHO, info.path, min(info.n_volumes, count))
         ]
     except QMRIError as error:
         raise QMRIError(

@@ -20,6 +20,7 @@ from shared_transforms.io.geometry import check_same_grid, read_mask
 from shared_transforms.io.gradient_echo import fold_magnitude
 from shared_transforms.io.load import as_meta_tensor
 from shared_transforms.io.nifti import NiftiInfo, nifti_name, read_data, read_header, read_volume
+from shared_transforms.io.options import item_options
 from shared_transforms.io.sidecar import not_magnitude
 
 __all__ = ["LoadLesionMapsd", "check_lesion_mask", "check_lesion_overlap", "find_lesion_maps", "load_lesion_maps"]
@@ -41,7 +42,8 @@ class LoadLesionMapsd(MapTransform):
     order (a fourth is the magnitude), or a folder that holds one subject; ``item["brain"]`` and ``item["magnitude"]``
     may hold paths. The item gains ``acquisition``, ``stem``, ``sources``, ``notes`` and ``details``, and where they are
     known ``brain``, ``magnitude`` and ``flair``, as ``load_lesion_maps`` returns them; ``item[keys]`` becomes a
-    MetaTensor [3, X, Y, Z]: QSM [ppb], FLAIR as stored, lesion mask as stored.
+    MetaTensor [3, X, Y, Z]: QSM [ppb], FLAIR as stored, lesion mask as stored. ``item["qsm_unit"]``, where it is there,
+    goes before the option.
 
     Args:
         keys: the one key of the images.
@@ -80,7 +82,7 @@ class LoadLesionMapsd(MapTransform):
                 paths = found.pop("image")
                 item = {name: item.get(name, found.get(name)) for name in (*found, *item)}
             extras = {name: item.pop(name, None) for name in ("brain", "magnitude")}
-            loaded = load_lesion_maps(paths, **extras, **self.options)
+            loaded = load_lesion_maps(paths, **extras, **item_options(item, self.options))
             image = loaded.pop("image")
             loaded["stem"] = item.get("stem", loaded["stem"])
             loaded["notes"] = [*item.get("notes", []), *loaded["notes"]]

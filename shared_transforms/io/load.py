@@ -16,6 +16,7 @@ from monai.transforms import MapTransform
 
 from shared_transforms.errors import QMRIError
 from shared_transforms.io.find import find_series, series_stem
+from shared_transforms.io.find_echoes import sidecar_or_none
 from shared_transforms.io.geometry import check_same_grid
 from shared_transforms.io.nifti import NiftiInfo, nifti_name, read_data, read_header, read_volume
 from shared_transforms.io.sidecar import (
@@ -45,7 +46,8 @@ class LoadSeriesd(MapTransform):
 
     ``item[keys]`` may be a folder that holds one series, one 4-D file, or a list of 3-D files. The item gains
     ``acquisition`` ({"times": [N] s, "repetition_time": [N] s where known}), ``stem``, ``sources`` and ``notes``, and
-    ``item[keys]`` becomes a float32 MetaTensor [N, H, W, D] in order of increasing time.
+    ``item[keys]`` becomes a float32 MetaTensor [N, H, W, D] in order of increasing time. ``item["series_times_s"]`` and
+    ``item["series_repetition_time_s"]``, where they are there, go before the times of the sidecars.
 
     Args:
         keys: the one key of the image.
@@ -81,7 +83,8 @@ class LoadSeriesd(MapTransform):
                 found = _only_series(Path(paths[0]), self.kind)
                 paths, item["stem"] = found["image"], item.get("stem", found["stem"])
                 item["notes"] = [*found["notes"], *item.get("notes", [])]
-            loaded = load_series(paths, self.kind, self.skip_first)
+            given_times = {name: item.get(f"series_{name}") for name in ("times_s", "repetition_time_s")}
+            loaded = load_series(paths, self.kind, self.skip_first, **given_times)
             image = loaded.pop("image")
             loaded["stem"] = item.get("stem", loaded["stem"])
             loaded["notes"] = [*item.get("notes", []), *loaded["notes"]]
@@ -90,13 +93,21 @@ class LoadSeriesd(MapTransform):
         return item
 
 
-def load_series(paths: Sequence[str | Path], kind: str, skip_first: int = 0) -> dict[str, Any]:
+def load_series(
+    paths: Sequence[str | Path],
+    kind: str,
+    skip_first: int = 0,
+    times_s: Sequence[float] | None = None,
+    repetition_time_s: float | None = None,
+) -> dict[str, Any]:
     """Read one series.
 
     Args:
         paths: one 4-D NIfTI file, or one 3-D file for each time, in any order; each with its JSON sidecar.
         kind: "inversion_recovery" or "multi_echo".
         skip_first: leave out this many images with the shortest times.
+        times_s: time of every volume, in the order of the files [s], in place of the sidecars'.
+        repetition_time_s: likewise, one for all volumes.
 
     Returns:
         image: MetaTensor [N, H, W, D] float32, magnitude, times increasing; its affine maps (H, W, D) to mm (RAS).
@@ -110,7 +121,8 @@ def load_series(paths: Sequence[str | Path], kind: str, skip_first: int = 0) -> 
     """
     rule = rule_of(kind)
     files = [Path(p) for p in paths]
-    volumes, sidecars = _read_headers(files, rule)
+    given = {rule.field: times_s, "RepetitionTime": repetition_time_s}
+    volumes, sidecars = _read_headers(files, rule, {name: value for name, value in given.items() if value is not None})
     volumes.sort(key=lambda v: v.time)
     first = volumes[0].info
     times = [v.time for v in volumes]
@@ -149,11 +161,14 @@ def _only_series(folder: Path, kind: str) -> dict[str, Any]:
     return found[0]
 
 
-def _read_headers(files: list[Path], rule: KindRule) -> tuple[list[_Volume], list[dict[str, Any]]]:
+def _read_headers(
+    files: list[Path], rule: KindRule, given: Mapping[str, Any]
+) -> tuple[list[_Volume], list[dict[str, Any]]]:
     if not files:
         raise QMRIError(field="image", found="an empty list of files", expected="a series", remedy="give its files")
     volumes: list[_Volume] = []
     sidecars = []
+    all_times = given.get(rule.field)
     for file in files:
         info = read_header(file)
         if len(files) > 1 and info.n_volumes > 1:
@@ -161,7 +176,10 @@ def _read_headers(files: list[Path], rule: KindRule) -> tuple[list[_Volume], lis
                 file=file, field="dim", found=f"{info.n_volumes} volumes in one of {len(files)} files",
                 expected="one 4-D file, or 3-D files only", remedy="split or join the files of this series",
             )  # fmt: skip
-        sidecar = read_sidecar(file)
+        sidecar = read_sidecar(file) if all_times is None else sidecar_or_none(file)
+        if all_times is not None:
+            sidecar[rule.field] = _share(all_times, len(volumes), info, last=file == files[-1])
+        sidecar |= {name: value for name, value in given.items() if name != rule.field}
         reason = not_magnitude(sidecar, nifti_name(file))
         if reason:
             raise QMRIError(
@@ -175,6 +193,18 @@ def _read_headers(files: list[Path], rule: KindRule) -> tuple[list[_Volume], lis
         sidecars.append(sidecar)
         check_same_grid(volumes[0].info, info)
     return volumes, sidecars
+
+
+def _share(times: Any, start: int, info: NiftiInfo, last: bool) -> list[float]:
+    """Those of all given times that belong to the next file."""
+    times = list(times) if isinstance(times, list | tuple) else [times]
+    stop = start + info.n_volumes
+    if len(times) < stop or (last and len(times) > stop):
+        raise QMRIError(
+            file=info.path, field="times", found=f"{len(times)} times given for {stop} volumes",
+            expected="as many times as volumes, in seconds", remedy="give one time for each volume, in their order",
+        )  # fmt: skip
+    return times[start:stop]
 
 
 def _series_notes(sidecar: dict[str, Any], rule: KindRule, skipped: list[float]) -> list[str]:

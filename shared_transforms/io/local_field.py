@@ -21,6 +21,7 @@ from shared_transforms.io.geometry import check_same_grid, find_b0_direction, re
 from shared_transforms.io.gradient_echo import checked_sign, field_strength, fold_magnitude, read_files, sign_detail
 from shared_transforms.io.load import as_meta_tensor
 from shared_transforms.io.nifti import NiftiInfo, nifti_name, read_header
+from shared_transforms.io.options import item_options
 
 FIELD_UNITS = ("ppm", "ppb", "Hz", "rad/s")
 _FIELD_NAME = re.compile(r"(?i)(local|tissue)[-_ ]?(field|phase)(map)?|lfs|tissuefreq")
@@ -35,7 +36,8 @@ class LoadLocalFieldd(MapTransform):
 
     ``item[keys]`` is the path of a 3-D NIfTI file; ``item[mask_key]`` and ``item[magnitude_key]`` may hold paths. The
     item gains ``acquisition``, ``mask``, ``stem``, ``sources``, ``notes`` and ``details`` as ``load_local_field``
-    returns them, and ``item[keys]`` becomes a MetaTensor [2, X, Y, Z]: field [ppm], magnitude.
+    returns them, and ``item[keys]`` becomes a MetaTensor [2, X, Y, Z]: field [ppm], magnitude. Where the item has
+    a value under the name of one of the four options from ``field_unit`` to ``field_sign``, it goes before the option.
 
     Args:
         keys: the one key of the field map.
@@ -84,7 +86,7 @@ class LoadLocalFieldd(MapTransform):
             path = given if isinstance(given, str | Path) else next(iter(given))
             mask = self.mask_file or item.get(self.mask_key)
             magnitude = self.magnitude_file or item.pop(self.magnitude_key, None)
-            loaded = load_local_field(path, mask=mask, magnitude=magnitude, **self.options)
+            loaded = load_local_field(path, mask=mask, magnitude=magnitude, **item_options(item, self.options))
             image, inside = loaded.pop("image"), loaded.pop("mask")
             loaded["stem"] = item.get("stem", loaded["stem"])
             loaded["notes"] = [*item.get("notes", []), *loaded["notes"]]

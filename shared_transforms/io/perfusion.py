@@ -19,6 +19,7 @@ from shared_transforms.io.geometry import read_mask
 from shared_transforms.io.gradient_echo import read_files
 from shared_transforms.io.load import as_meta_tensor
 from shared_transforms.io.nifti import NiftiInfo, nifti_name, read_header
+from shared_transforms.io.options import item_options
 from shared_transforms.io.sidecar import not_magnitude
 
 __all__ = ["LoadPerfusionSeriesd", "find_perfusion_series", "load_perfusion_series"]
@@ -34,7 +35,8 @@ class LoadPerfusionSeriesd(MapTransform):
 
     ``item[keys]`` may be a 4-D file, or a folder that holds one series. The item gains ``acquisition``, ``mask``,
     ``stem``, ``sources``, ``notes`` and ``details`` as ``load_perfusion_series`` returns them, and ``item[keys]``
-    becomes a MetaTensor [T, X, Y, Z]: the signal as it was stored.
+    becomes a MetaTensor [T, X, Y, Z]: the signal as it was stored. ``item["repetition_time_s"]`` and
+    ``item["echo_time_s"]``, where they are there, go before the options of the same name.
 
     Args:
         keys: the one key of the series.
@@ -60,7 +62,7 @@ class LoadPerfusionSeriesd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) != 1:
             raise ValueError(f"LoadPerfusionSeriesd reads one series into an item: one key is needed, got {self.keys}")
-        self.repetition_time_s, self.echo_time_s = repetition_time_s, echo_time_s
+        self.options = {"repetition_time_s": repetition_time_s, "echo_time_s": echo_time_s}
         self.mask_file, self.mask_key = mask_file, mask_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -72,12 +74,8 @@ class LoadPerfusionSeriesd(MapTransform):
                 found = _only_series(path)
                 path = Path(found.pop("image"))
                 item = {name: item.get(name, found.get(name)) for name in (*found, *item)}
-            loaded = load_perfusion_series(
-                path,
-                mask=self.mask_file or item.get(self.mask_key),
-                repetition_time_s=self.repetition_time_s,
-                echo_time_s=self.echo_time_s,
-            )
+            mask = self.mask_file or item.get(self.mask_key)
+            loaded = load_perfusion_series(path, mask=mask, **item_options(item, self.options))
             image, inside = loaded.pop("image"), loaded.pop("mask")
             loaded["stem"] = item.get("stem", loaded["stem"])
             loaded["notes"] = [*item.get("notes", []), *loaded["notes"]]

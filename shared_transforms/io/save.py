@@ -14,16 +14,16 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 
 from shared_transforms.atomic import atomic_write
 from shared_transforms.errors import QMRIError
 from shared_transforms.io.maps import ParameterMap
+from shared_transforms.io.writer import FileWriterd
 
 _BIDS_VERSION = "1.10.0"
 
 
-class SaveMapsd(MapTransform):
+class SaveMapsd(FileWriterd):
     """Write the maps in ``item[keys]`` ({BIDS suffix: ParameterMap}) to ``<output_dir>/<stem>/<stem>_<suffix>.nii.gz``.
 
     Each map gets a JSON sidecar (Units, Description, Sources, EstimationMethod, GeneratedBy with the sha256 of the

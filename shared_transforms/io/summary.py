@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 
 from shared_transforms.atomic import atomic_write
+from shared_transforms.io.writer import FileWriterd
 
 _INTENDED_USE = "For research. Not a medical device: not for diagnosis or treatment."
 
 
-class SaveSummaryd(MapTransform):
+class SaveSummaryd(FileWriterd):
     """Write ``item["summary"]`` to ``<output_dir>/<stem>/<stem>_summary.json``, and tables and pictures beside it.
 
     Tables stand in ``item["tables"]``, by name, where there are any: a text is written as ``<stem>_<name>.csv``, rows

@@ -11,6 +11,7 @@ from torch import Tensor
 from shared_transforms.errors import QMRIError
 from shared_transforms.frames import Frame
 from shared_transforms.inferers import AutocastInferer, ContextTileInferer
+from shared_transforms.serving import takes_carried_arguments
 
 from .network import Generator
 from .start import network_input
@@ -55,6 +56,7 @@ class FrameInferer(Inferer):
             tile, context, blend, tiles_at_once, inferer=AutocastInferer(bfloat16), progress=progress
         )
 
+    @takes_carried_arguments
     @torch.no_grad()
     def __call__(
         self,

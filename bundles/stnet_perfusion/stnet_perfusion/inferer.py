@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from physics.perfusion import haematocrit_factor
+from shared_transforms.serving import takes_carried_arguments
 
 from .frames import FRAME_TIME, standardise
 from .network import STNet
@@ -54,6 +55,7 @@ class STNetInferer(Inferer):
             )
         self.frame_time, self.tile, self.voxels_at_once, self.progress = frame_time, tile, voxels_at_once, progress
 
+    @takes_carried_arguments
     def __call__(
         self, inputs: Tensor, network: STNet, *, mask: Tensor, aif: Tensor, vof: Tensor, frame_time: float, **_: Any
     ) -> Tensor:

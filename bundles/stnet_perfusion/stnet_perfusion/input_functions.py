@@ -27,6 +27,7 @@ from shared_transforms.atomic import atomic_write
 from shared_transforms.errors import QMRIError
 from shared_transforms.io import read_mask
 from shared_transforms.io.nifti import read_header
+from shared_transforms.io.writer import FileWriterd
 
 from .acquisition import BLOOD_RELAXIVITY, TISSUE_RELAXIVITY
 from .curve_file import read_curve
@@ -182,7 +183,7 @@ class InputFunctionsd(MapTransform):
             ) from error  # fmt: skip
 
 
-class SaveInputFunctionsd(MapTransform):
+class SaveInputFunctionsd(FileWriterd):
     """Write the curves to ``<output_dir>/<stem>/<stem>_desc-aif_timeseries.csv``, with a JSON sidecar.
 
     The table has the columns ``time`` [s], ``aif`` and ``vof`` [mM in blood], time from the first frame of the file,
