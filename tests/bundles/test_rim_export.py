@@ -1,16 +1,13 @@
-"""MONAI's own checks and exports of the shipped bundle."""
+"""Exports of the shipped bundle."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bundle_files import REPOSITORY
-from monai.bundle import ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from monai.bundle import ckpt_export, onnx_export
 from monai.bundle.config_parser import ConfigParser
 from torch import nn
 
@@ -37,28 +34,6 @@ def network(options: dict[str, str], rim_root: Path) -> nn.Module:
     parser = ConfigParser()
     parser.read_config(options["config_file"])
     return load_weights(parser.get_parsed_content("network_def"), rim_root / "models" / "model.pt").eval()
-
-
-def test_metadata_against_the_schema_offline(options: dict[str, str], tmp_path: Path) -> None:
-    schema = tmp_path / "schema.json"  # where the file is there, MONAI does not download it
-    shutil.copy(REPOSITORY / "scripts" / "metadata_schema.json", schema)
-    verify_metadata(meta_file=options["meta_file"], filepath=str(schema))
-    broken = json.loads(Path(options["meta_file"]).read_text())
-    del broken["network_data_format"]
-    (tmp_path / "metadata.json").write_text(json.dumps(broken))
-    with pytest.raises(ValueError, match="network_data_format"):
-        verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(schema))
-
-
-@pytest.mark.parametrize("overlay", [None, "t2.json"])
-def test_network_takes_and_gives_what_the_metadata_say(options: dict[str, str], overlay: str | None) -> None:
-    if overlay is None:
-        verify_net_in_out(net_id="network_def", device="cpu", any=24, **options)
-        return
-    files = [options["config_file"], str(Path(options["config_file"]).with_name(overlay))]
-    own = {"_meta_#network_data_format#inputs#image#num_channels": 6}
-    own |= {"_meta_#network_data_format#outputs#pred#num_channels": 4}
-    verify_net_in_out(net_id="network_def", device="cpu", any=24, **(options | {"config_file": files} | own))
 
 
 def test_torchscript_gives_the_same_maps(

@@ -1,17 +1,14 @@
-"""MONAI's own checks and exports of stnet_perfusion, and what its shipped weights are worth."""
+"""Exports of stnet_perfusion, and what its shipped weights are worth."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from bundle_files import REPOSITORY
-from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export
 from stnet_perfusion.network import STNet, image_channels
 
 from shared_transforms.weights import load_weights
@@ -36,16 +33,6 @@ def network() -> STNet:
 def image(*size: int) -> torch.Tensor:
     """Curves of the height that tissue and artery have."""
     return 0.1 * torch.rand(1, image_channels(), *size, generator=torch.Generator().manual_seed(0))
-
-
-def test_metadata_against_the_schema_offline(tmp_path: Path) -> None:
-    schema = tmp_path / "schema.json"  # where the file is there, MONAI does not download it
-    shutil.copy(REPOSITORY / "scripts" / "metadata_schema.json", schema)
-    verify_metadata(meta_file=OPTIONS["meta_file"], filepath=str(schema))
-
-
-def test_network_takes_and_gives_what_the_metadata_say() -> None:
-    verify_net_in_out(net_id="network_def", device="cpu", **OPTIONS)
 
 
 @pytest.mark.parametrize("size", [(24, 24), (13, 30)])
@@ -74,20 +61,6 @@ def test_onnx_gives_the_same_maps_at_other_sizes(network: STNet, tmp_path: Path)
             expected = network(image(*size)).numpy()
         [found] = session.run(None, {session.get_inputs()[0].name: image(*size).numpy()})
         assert np.allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("files", "kind"), [(["train.json"], "train"), (["inference.json"], "infer")])
-def test_monai_finds_its_properties(files: list[str], kind: str, tmp_path: Path) -> None:
-    signal = np.random.default_rng(0).uniform(500, 600, (6, 7, 4, 24)).astype(np.float32)
-    nib.save(nib.Nifti1Image(signal, np.eye(4)), tmp_path / "sub-01_dsc.nii.gz")
-    (tmp_path / "sub-01_dsc.json").write_text(json.dumps({"RepetitionTime": 1.5, "EchoTime": 0.03}))
-    own = {"batches_per_epoch": 1, "volumes_per_epoch": 1} if kind == "train" else {"dataset_dir": str(tmp_path)}
-    run = ConfigWorkflow(
-        config_file=[str(ROOT / "configs" / name) for name in files],
-        workflow_type=kind, logging_file=False, bundle_root=str(ROOT), output_dir=str(tmp_path), **own,
-    )  # fmt: skip
-    run.initialize()
-    assert run.check_properties() == []
 
 
 def test_evaluation_of_the_shipped_weights(tmp_path: Path) -> None:
