@@ -154,7 +154,7 @@ class _Uses:
             elif base := self._full(node.args[0]):
                 full = f"{base}.{attribute.value}"
                 yield from (self._found(group, full, node) for group in _groups(full))
-        elif name in ("globals", "locals", "vars", "breakpoint", "input"):
+        elif name in ("globals", "locals", "breakpoint", "input"):
             yield self._found("runs text as code", name, node)
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         if method in WRITING_METHODS:
