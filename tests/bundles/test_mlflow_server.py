@@ -28,7 +28,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield from running(MlflowServer(folder, f"sqlite:///{folder}/server.db"))
     else:
         pytest.importorskip("psycopg2", reason="the extra postgres is not installed")
-        with postgres(folder) as address:
+        with postgres() as address:
             yield from running(MlflowServer(folder, address))
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -58,14 +59,14 @@ class MlflowServer:
 
     def kill(self) -> None:
         """At once, with its workers."""
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._process = None
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A cluster of its own with a password; gives the address of its database. PostgreSQL does not run as root."""
     tools = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if shutil.which("initdb") is None else []
     program = {name: shutil.which(name, path=str(tools[-1]) if tools else None) for name in ("initdb", "pg_ctl")}
@@ -74,23 +75,21 @@ def postgres(folder: Path) -> Iterator[str]:
     user = "postgres" if os.geteuid() == 0 else None
     if user is not None and user not in {entry.pw_name for entry in pwd.getpwall()}:
         pytest.skip("PostgreSQL needs a user other than root")
-    port, home = free_port(), folder / "cluster"
-    home.mkdir()
-    (home / "password").write_text("s3cret\n")
-    if user is not None:
-        for path in (home, home / "password"):
-            shutil.chown(path, user)
-        for parent in home.parents[: len(home.parents) - 2]:  # a user other than root has to get there
-            parent.chmod(parent.stat().st_mode | 0o011)
+    # Not in pytest's folder, which it keeps from all users but its own.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        port, password, data = free_port(), Path(folder, "password"), str(Path(folder, "data"))
+        password.write_text("s3cret\n")
+        for path in (folder, password):
+            shutil.chown(path, user or os.geteuid())
 
-    def run(*command: str | None) -> None:
-        subprocess.run(list(filter(None, command)), cwd=home, user=user, check=True, capture_output=True)
+        def run(*command: str | None) -> None:
+            subprocess.run(list(filter(None, command)), cwd=folder, user=user, check=True, capture_output=True)
 
-    data = str(home / "data")
-    run(program["initdb"], "-D", data, "-U", "mlflow", "--auth", "scram-sha-256", f"--pwfile={home / 'password'}")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home} -c fsync=off"
-    run(program["pg_ctl"], "-D", data, "-l", str(home / "log"), "-o", options, "-w", "start")
-    try:
-        yield f"postgresql://mlflow:s3cret@127.0.0.1:{port}/postgres"
-    finally:
-        run(program["pg_ctl"], "-D", data, "-m", "immediate", "-w", "stop")
+        run(program["initdb"], "-D", data, "-U", "mlflow", "--auth", "scram-sha-256", f"--pwfile={password}")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -c fsync=off"
+        run(program["pg_ctl"], "-D", data, "-l", str(Path(folder, "log")), "-o", options, "-w", "start")
+        try:
+            # SQLAlchemy 2.1 takes another driver for an address that names none.
+            yield f"postgresql+psycopg2://mlflow:s3cret@127.0.0.1:{port}/postgres"
+        finally:
+            run(program["pg_ctl"], "-D", data, "-m", "immediate", "-w", "stop")
