@@ -21,7 +21,7 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numpy1 test-mlflow test-batch lint benchmark docs documents pack check clean
+.PHONY: help setup demo test test-numpy1 test-mlflow test-batch lint benchmark docs documents dist check clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -76,8 +76,8 @@ docs: $(STAMP) ## the documentation site, build/site/index.html; warnings are er
 check: $(STAMP) ## check every bundle, or BUNDLE=name
 	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python scripts/check_bundle.py bundles/$$bundle || exit 1; done
 
-pack: $(STAMP) ## dist/NAME_vX.Y.Z.zip of every bundle, or of BUNDLE=name
-	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python scripts/pack_bundle.py $$bundle || exit 1; done
+dist: $(STAMP) ## dist/NAME_vX.Y.Z.zip of every bundle, or of BUNDLE=name, with model_info.json; SOURCE=address of the release
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/pack_bundle.py $(BUNDLE) $(if $(SOURCE),--source $(SOURCE))
 
 clean: ## remove what make, tests and linters leave, not the virtual environment
 	rm -rf build dist docs/site/bundles docs/site/reference docs/site/gallery docs/site/sg_execution_times.rst *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle_files import MAX_FILE_BYTES, Bundle, Fault, lookup, walk
+from zoo import zoo_faults
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 BASES = ("train.json", "inference.json")
@@ -82,7 +83,7 @@ def static_faults(bundle: Bundle) -> list[Fault]:
     """All faults that can be seen without importing the bundle's code."""
     rules: list[Callable[[Bundle], Iterator[Fault]]] = [
         *(files, required_ids, references, starts_by_itself, imports, strings, overlays, agreement),
-        *(metadata_schema, metadata_values, weights_provenance),
+        *(metadata_schema, metadata_values, weights_provenance, zoo_faults),
     ]
     return bundle.faults + [fault for rule in rules for fault in rule(bundle)]
 

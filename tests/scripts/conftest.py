@@ -48,7 +48,15 @@ METADATA = {
     "changelog": {"0.2.1": "mended", "0.2.0": "first"},
     **{"monai_version": "1.6.1", "pytorch_version": "2.13.0", "numpy_version": "2.4.6"},
     "required_packages_version": {},
-    **{"task": "t", "description": "d", "authors": "a", "copyright": "c", "intended_use": "tests", "references": ["r"]},
+    **{
+        "name": "Tiny map",
+        "task": "t",
+        "description": "d",
+        "authors": "a",
+        "copyright": "c",
+        "intended_use": "tests",
+        "references": ["r"],
+    },
     "acquisition": {"inversion_times_s": [0.1, 0.2]},
     "eval_metrics": {
         "T1": {

@@ -85,10 +85,10 @@ def test_a_bundle_with_faults_is_not_packed(
     monkeypatch.setattr("pack_bundle.REPOSITORY", repository)
     monkeypatch.setattr("pack_bundle.check", lambda root: static_faults(read_bundle(root)))
     assert main(["tinymap", "--output", str(tmp_path / "out")]) == 1
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
     error = capsys.readouterr().err
     assert "LICENSE: -: is not there" in error and "docs/README.md: -: is not there" in error
-    assert "tinymap is not packed: 2 fault(s)" in error
+    assert "tinymap: nothing is packed, 2 fault(s)" in error
 
 
 @pytest.mark.parametrize("name", ["absent", "../tinymap", ""])
