@@ -21,7 +21,7 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numpy1 test-mlflow test-batch lint benchmark docs documents dist check clean
+.PHONY: help setup demo test test-dist test-numpy1 test-mlflow test-batch lint benchmark docs documents dist check clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -49,6 +49,9 @@ test-numpy1: build/constraints-numpy1.txt ## the tests on numpy 1.26, in .venv-n
 build/constraints-numpy1.txt: constraints.txt constraints-numpy1.txt
 	@mkdir -p $(@D)
 	@awk -F== 'NR == FNR { pin[$$1] = $$0; next } { print ($$1 in pin) ? pin[$$1] : $$0 }' constraints-numpy1.txt constraints.txt > $@
+
+test-dist: $(STAMP) ## each zip in a new environment with nothing but what its metadata.json lists
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m dist $(ARGS)
 
 test-mlflow: $(STAMP) ## trainings and models with a real MLflow server, over sqlite and PostgreSQL (if it is installed)
 	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[postgres]"
