@@ -1,6 +1,8 @@
 """Sphinx configuration of the documentation site: ``make docs``."""
 
 import os
+import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -28,7 +30,9 @@ exclude_patterns = ["examples"]
 nitpicky = True
 # Other packages' documentation cannot be asked: the build needs no network.
 OURS = "|".join(["physics", "shared_transforms", *bundle_names()])
-nitpick_ignore_regex = [("py:.*", rf"(?!({OURS})\b).*")]
+# Nor are private bases and names of types documented.
+TYPES = "Estimate|MapLike|Method|Network|NiftiInfo|Parameters|Size|LesionTable"
+nitpick_ignore_regex = [("py:.*", rf"(?!({OURS})\b).*"), ("py:class", rf".*\.(_\w+|{TYPES})")]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -40,6 +44,7 @@ python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # types stand in the signature
 
 html_theme = "furo"
 html_title = project
@@ -59,11 +64,48 @@ sphinx_gallery_conf = {
 }
 
 
+REPORTS = REPOSITORY / "build" / "gallery"
+
+
+def turn_links(app, path, docname, content):
+    """Links of an included text, to files of the repository, become those of the site."""
+    content[0] = for_site(content[0], (REPOSITORY / "docs" / "site" / path).resolve())
+
+
+def hide_paths(app, docname, content):
+    """The gallery shows paths from the root of the repository, wherever that lay when it was built."""
+    if docname.startswith("gallery/"):
+        content[0] = content[0].replace(f"{REPOSITORY}/", "")
+
+
+def mark_shapes(app, what, name, found, options, lines):
+    """A shape such as [N, *voxels] is code, whether the docstring marks it or not: its star is no emphasis."""
+    lines[:] = [re.sub(r"(?<![`\w\[,])(\[[^\]`]*\*[^\]`]*\])(?![`\w])", r"``\1``", line) for line in lines]
+
+
+def shorter_path(app, env, node, contnode):
+    """A function that its package hands on is documented there, and referred to by its own module as well."""
+    package, _, name = node.get("reftarget", "").rpartition(".")
+    if node.get("refdomain") == "py" and package.count(".") > 1:
+        target = f"{package.rpartition('.')[0]}.{name}"
+        domain = env.domains["py"]
+        return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, contnode)
+    return None
+
+
+def copy_reports(app, error):
+    """Reports of the inferences in the gallery, as they were written."""
+    for name in bundle_names() if app.config.plot_gallery and not error else ():
+        target = Path(app.outdir) / "_static" / "reports" / f"{name}.html"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPORTS / name / "maps" / "sub-demo" / "report.html", target)
+
+
 def setup(app):
-    """Write the pages that are made of the repository, and turn the links of what pages include."""
+    """Write the pages that are made of the repository, and see to texts that are included."""
     write_pages()
-
-    def turn_links(_, path, __, content):
-        content[0] = for_site(content[0], (REPOSITORY / "docs" / "site" / path).resolve())
-
     app.connect("include-read", turn_links)
+    app.connect("source-read", hide_paths)
+    app.connect("autodoc-process-docstring", mark_shapes, priority=900)
+    app.connect("missing-reference", shorter_path)
+    app.connect("build-finished", copy_reports)

@@ -83,7 +83,7 @@ class RelaxometrySimulator:
         repetition_time: its TR [s], one value or one for each image; None for full recovery.
         phantom_share: share of samples that are discs instead of heads.
         free_share: share of tissues whose relaxation time is log-uniform instead of from table 1.
-        inversion: ``"mixed"``, or ``"paper"`` for 2 - |N(0, 0.2)|, or a value that fixes B.
+        inversion: ``"mixed"``, or ``"paper"`` for ``2 - |N(0, 0.2)|``, or a value that fixes B.
         anatomy: ``source`` and ``folder`` of :func:`shared_transforms.anatomy.load_head`.
     """
 
