@@ -7,6 +7,7 @@ nibabel mends zero voxel sizes, bad scale factors and bad offsets on loading wit
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -27,6 +28,8 @@ _REAL_CODES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u
 _SPATIAL_UNITS = {1: "metre", 2: "millimetre", 3: "micrometre"}
 _SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
 _COPY_AGAIN = "copy or convert the file again (dcm2niix -z y)"
+_MOST_DEFLATED = 1032  # bytes that one byte of a gzip file can stand for
+_PIECE = 1 << 20
 _T = TypeVar("_T")
 
 
@@ -111,13 +114,16 @@ def read_header(path: Path) -> NiftiInfo:
 def read_data(info: NiftiInfo) -> npt.NDArray[Any]:
     """Stored values [H, W, D, N], unscaled; a compressed file is unpacked once and its checksum tested.
 
+    No more is held in memory than the header says, and no more is believed of it than the file can hold.
+
     Raises:
         QMRIError: the file is truncated, damaged or shorter than its header says.
     """
-    count = int(np.prod(info.shape, dtype=np.int64)) * info.n_volumes
+    count = math.prod(info.shape) * info.n_volumes
     needed = info.offset + count * info.dtype.itemsize
     if info.path.name.lower().endswith(".gz"):
-        content = _guarded(info.path, lambda: gzip.decompress(info.path.read_bytes()))
+        _check_length(info, _MOST_DEFLATED * info.path.stat().st_size, needed, "at most ")
+        content = _guarded(info.path, lambda: _unpacked(info.path, needed))
         _check_length(info, len(content), needed)
         flat: npt.NDArray[Any] = np.frombuffer(content, info.dtype, count, info.offset)
     else:
@@ -154,6 +160,15 @@ def read_volume(info: NiftiInfo, stored: npt.NDArray[Any], index: int, out: npt.
         )  # fmt: skip
     if not out.any():
         _fail(info.path, "voxel values", f"{where} is zero everywhere", "an image with signal", _COPY_AGAIN)
+
+
+def _unpacked(path: Path, needed: int) -> bytes:
+    """First ``needed`` bytes of a gzip file, or all; what follows is read for its checksum alone."""
+    with gzip.open(path) as file:
+        content = file.read(needed)
+        while file.read(_PIECE):
+            pass
+    return content
 
 
 def _fail(path: Path, field: str, found: object, expected: object, remedy: str = _COPY_AGAIN) -> NoReturn:
@@ -309,7 +324,8 @@ def _checked_affine(path: Path, header: Any) -> tuple[npt.NDArray[np.float64], t
 _QFORM_FIELDS = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 
 
-def _check_length(info: NiftiInfo, found: int, needed: int) -> None:
+def _check_length(info: NiftiInfo, found: int, needed: int, bound: str = "") -> None:
     if found < needed:
         axes = " x ".join(str(n) for n in (*info.shape, info.n_volumes))
-        _fail(info.path, "file content", f"{found} bytes", f"{needed} bytes for {axes} values of {info.dtype.name}")
+        expected = f"{needed} bytes for {axes} values of {info.dtype.name}"
+        _fail(info.path, "file content", f"{bound}{found} bytes", expected)

@@ -3,7 +3,9 @@
 import gzip
 import json
 import struct
+import tracemalloc
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +14,7 @@ from monai.transforms import Compose
 
 from shared_transforms.errors import QMRIError
 from shared_transforms.io import LoadSeriesd, ParameterMap, SaveMapsd, find_series, load_series
+from shared_transforms.io.nifti import read_data, read_header
 
 IR, ME = "inversion_recovery", "multi_echo"
 INT16, FLOAT = "<h", "<f"
@@ -222,6 +225,28 @@ def test_a_bad_volume_of_a_4d_file_is_named(series):
     path = series.image("series.nii", data, {"InversionTime": [0.1, 0.2, 0.3]})
     with pytest.raises(QMRIError, match="volume 2 of 3 is zero everywhere"):
         load_series([path], IR)
+
+
+def test_no_more_is_unpacked_than_the_header_says(tmp_path):
+    path = tmp_path / "bomb.nii.gz"
+    nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)).to_filename(path)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(64 << 20), 1))
+    tracemalloc.start()
+    try:
+        assert (read_data(read_header(path)) == 1).all()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["huge.nii", "huge.nii.gz"])
+def test_a_header_that_no_file_can_fill_is_refused(tmp_path, name):
+    """NIfTI-2 has lengths of 64 bits, whose product has more."""
+    raw = bytearray(nib.Nifti2Image(np.ones((4, 4, 4), np.float32), np.eye(4)).to_bytes())
+    raw[24:48] = struct.pack("<3q", *[1 << 40] * 3)
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    with pytest.raises(QMRIError, match=f"{(4 << 120) + 544} bytes"):
+        read_data(read_header(tmp_path / name))
 
 
 def test_uncompressed_short_data(series):
