@@ -34,6 +34,7 @@ __all__ = ["InferenceTimer", "ListFiles", "ReportSection", "SaveReportd"]
 _TIMES_IN_A_ROW = 8
 _MEASURED = ("map", "error", "residual")  # kinds of maps with statistics over voxels
 _BAD_CHI2 = 2.0
+_WIDE, _ONE_ROW = 7.0, 4.5  # inches of a figure: fills the page from here on; is of more than one row of panels
 _SIGNAL_MODEL = "The maps were put back through the signal model and compared with the measured images."
 # Name in ``acquisition``: label and unit. What is not named here is a time [s].
 _ACQUISITION = {
@@ -335,7 +336,9 @@ def _picture(figure: Figure | bytes, alternative: str, caption: str = "") -> _Pi
         content, shape = figure, "wide tall"
     else:
         width, height = figure.get_size_inches()
-        content, shape = figure_to_png_bytes(figure), "wide" if width > 1.8 * height else ""
+        content = figure_to_png_bytes(figure)
+        # Rows of panels below each other would be too small to read at the height of one row.
+        shape = "wide tall" if width > _WIDE and height > _ONE_ROW else "wide" if width > 1.8 * height else ""
     return _Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", alternative, caption, shape)
 
 

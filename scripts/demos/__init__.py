@@ -150,6 +150,8 @@ def write_image(path: Path, volume: Any, affine: Any, sidecar: Mapping[str, Any]
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(volume, affine)
     image.header.set_xyzt_units("mm", "sec")
+    if volume.ndim == 4 and sidecar and "RepetitionTime" in sidecar:
+        image.header.set_zooms((*image.header.get_zooms()[:3], sidecar["RepetitionTime"]))
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")
     nib.save(image, path)
