@@ -51,7 +51,7 @@ build/constraints-numpy1.txt: constraints.txt constraints-numpy1.txt
 	@awk -F== 'NR == FNR { pin[$$1] = $$0; next } { print ($$1 in pin) ? pin[$$1] : $$0 }' constraints-numpy1.txt constraints.txt > $@
 
 test-dist: $(STAMP) ## each zip in a new environment with nothing but what its metadata.json lists
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m dist $(ARGS)
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m dist tests/bundles/test_dist.py $(ARGS)
 
 test-mlflow: $(STAMP) ## trainings and models with a real MLflow server, over sqlite and PostgreSQL (if it is installed)
 	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[postgres]"

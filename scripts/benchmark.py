@@ -15,11 +15,12 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import Row, Settings
+from benchmarks import Row, Settings, imports
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUNDLES = sorted(path.stem for path in Path(__file__).with_name("benchmarks").glob("[!_]*.py"))
@@ -39,7 +40,8 @@ def measure(module: ModuleType, settings: Settings, only: str = "") -> Iterator[
     Raises:
         SystemExit: if there is no such group.
     """
-    groups = module.groups(settings)
+    bundle = REPOSITORY / "bundles" / module.__name__.rpartition(".")[2]
+    groups = {**module.groups(settings), "import": partial(imports, bundle, settings)}
     if only and only not in groups:
         raise SystemExit(f"--only must be one of {', '.join(groups)}, got {only}")
     for name, stages in groups.items():

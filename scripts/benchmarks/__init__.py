@@ -1,15 +1,26 @@
 """Speed of the bundles: one module for each, and here what they share.
 
-A module has ``groups``, a function from :class:`Settings` to the stages by name, ``THREADS`` and ``SEED``.
+A module has ``groups``, a function from :class:`Settings` to the stages by name, ``THREADS`` and ``SEED``. The group
+``import`` is the same for all.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from bundle_files import REPOSITORY
+
+BASE = "torch, monai"  # what every bundle imports in any case
+IMPORT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -96,3 +107,29 @@ def rate(stage: str, seconds: Sequence[float], work: float, unit: str, target: f
         target: smallest rate aimed at.
     """
     return row(stage, [work / s for s in seconds], unit, target, above=True)
+
+
+def network_module(bundle: Path) -> str:
+    """Name of the module with the network of inference.json."""
+    definition = json.loads((bundle / "configs/inference.json").read_text("utf-8"))["network_def"]
+    return str(definition["_target_"].rpartition(".")[0])
+
+
+def imports(bundle: Path, settings: Settings) -> Iterator[Row]:
+    """Importing the module of a bundle's network, in fresh processes that alternate with torch and MONAI alone."""
+    module = network_module(bundle)
+    seconds: dict[str, list[float]] = {"": [], f", {module}": []}
+    for repeat in range(settings.repeats + 1):
+        for more, values in seconds.items():
+            code = f"import time; t = time.process_time(); import {BASE}{more}; print(time.process_time() - t)"
+            path = os.pathsep.join((str(REPOSITORY), str(bundle)))
+            done = subprocess.run(
+                [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=True
+            )
+            if repeat:  # the first writes byte code and fills the caches of the disk
+                values.append(float(done.stdout.split()[-1]))
+    alone, whole = seconds.values()
+    yield row(f"import: {BASE}", alone, "CPU s")
+    yield row(f"import: {BASE}, {module}", whole, "CPU s")
+    beyond = [one - other for one, other in zip(whole, alone, strict=True)]
+    yield row(f"import: {module} beyond {BASE}", beyond, "CPU s", IMPORT_SECONDS)

@@ -2,15 +2,19 @@
 
 import json
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import benchmark
+import benchmarks
 import numpy as np
 import pytest
 import torch
 from benchmarks import Row, Settings, deepspio, qsmgan, qsmrim_net, rate, row, stnet_perfusion, timed
 from benchmarks import rim_relaxometry as rim
+from bundle_files import REPOSITORY
 
 from physics.perfusion import deconvolve
 from physics.viewline import ViewLineSequence, central_plane_field, view_line_image
@@ -46,7 +50,10 @@ def test_sizes_are_scaled_in_steps() -> None:
     assert [Settings(scale=scale).scaled(160, 32, 8) for scale in (1.0, 0.3, 0.01)] == [160, 48, 32]
 
 
-def test_all_stages_of_rim_relaxometry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_stages_of_rim_relaxometry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "imports", lambda bundle, settings: iter(()))  # half a minute: tested below
     arguments = ["--bundle", "rim_relaxometry", "--repeats", "1", "--scale", "0.2"]
     assert benchmark.main([*arguments, "--json", f"{tmp_path}/{{bundle}}"]) == 0
     printed = capsys.readouterr().out
@@ -71,8 +78,39 @@ def test_one_group_alone() -> None:
     settings = Settings(repeats=1, scale=0.1)
     found: list[Row] = list(benchmark.measure(rim, settings, only="io"))
     assert [item.stage for item in found] == ["read a series of 31 files", "write nine maps"]
-    with pytest.raises(SystemExit, match="io, mle, networks, training"):
+    with pytest.raises(SystemExit, match="io, mle, networks, training, import"):
         next(benchmark.measure(rim, settings, only="speed"))
+
+
+def test_a_module_that_is_slow_to_import_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarks, "BASE", "json, math")
+    for name, code in (
+        ("quick", "x = 1"),
+        ("slow", "import time; t = time.process_time()\nwhile time.process_time() < t + 1.2: pass"),
+    ):
+        (tmp_path / f"{name}.py").write_text(code)
+        (tmp_path / "configs").mkdir(exist_ok=True)
+        (tmp_path / "configs/inference.json").write_text(json.dumps({"network_def": {"_target_": f"{name}.Net"}}))
+        alone, whole, beyond = benchmarks.imports(tmp_path, Settings(repeats=1))
+        assert beyond.stage == f"import: {name} beyond json, math"
+        assert beyond.value == pytest.approx(whole.value - alone.value)
+        assert beyond.reached is (name == "quick")
+
+
+def test_the_networks_import_little() -> None:
+    """Nothing but what torch and MONAI do; what training, figures or radiomics need is imported where it is used."""
+    roots = [REPOSITORY / "bundles" / name for name in benchmark.BUNDLES]
+    own = {"physics", "shared_transforms", *benchmark.BUNDLES}
+    code = (
+        f"import sys; sys.path[:0] = {[str(root) for root in (REPOSITORY, *roots)]}; import torch, monai, json\n"
+        "packages = lambda: {module.partition('.')[0] for module in sys.modules}\n"
+        f"before = packages(); import {', '.join(benchmarks.network_module(root) for root in roots)}\n"
+        "print(json.dumps(sorted(packages() - before)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
+    found = set(json.loads(done.stdout.splitlines()[-1]))
+    assert found - own - sys.stdlib_module_names == set()
+    assert set(benchmark.BUNDLES) < found
 
 
 def test_tables_of_several_bundles_have_names_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
