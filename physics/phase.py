@@ -74,6 +74,8 @@ def frequency_to_ppm(frequency: Tensor, field_strength: float) -> Tensor:
 
     .. math:: b = \frac{f}{(\gamma / 2 \pi) \, B_0}, \qquad \gamma / 2 \pi = 42.577478518 \; \mathrm{MHz / T}
 
+    Source: CODATA 2018, the gyromagnetic ratio of the proton.
+
     Raises:
         ValueError: if the field strength is not positive and finite.
     """

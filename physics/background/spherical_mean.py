@@ -29,7 +29,8 @@ def smv_kernel(
 
     The voxels whose centres lie in the sphere weigh almost equally. Equal weights would have different second moments
     along x, y and z where voxels are not cubic, and a harmonic field such as x^2 - z^2 would not cancel; so the
-    weights have the second moments of the sphere.
+    weights have the second moments of the sphere. Source: the mean-value theorem, as Schweser et al., NeuroImage
+    2011;54:2789 use it.
 
     Args:
         radius: of the sphere [mm], at least the largest voxel size.

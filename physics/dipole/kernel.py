@@ -328,7 +328,8 @@ def susceptibility_adjoint(
 
     .. math:: \langle d * \chi, b \rangle = \langle \chi, d * b \rangle
 
-    The kernel is real and even, so padding, convolution and cropping are their own adjoint.
+    The kernel is real and even, so padding, convolution and cropping are their own adjoint. Source: that of
+    :func:`field_from_susceptibility`.
 
     Raises:
         ValueError: as :func:`field_from_susceptibility`.

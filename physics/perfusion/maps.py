@@ -83,7 +83,8 @@ def blood_flow(residue: Tensor, k_av: Tensor | float = 1.0, factor: float | None
 
     .. math:: CBF = 6000 \, \kappa \, k_{AV} \max_t r(t)
 
-    with kappa in ml/g and r in 1/s; the maximum over the whole period, negative delays included.
+    with kappa in ml/g and r in 1/s; the maximum over the whole period, negative delays included. Source: Ostergaard et
+    al., Magn Reson Med 36:715 (1996).
 
     Args:
         residue: ``[..., time]`` or ``[..., 2 time]`` [1/s].
@@ -113,6 +114,8 @@ def time_to_maximum(residue: Tensor, dt: float, circulant: bool) -> Tensor:
 
     .. math:: T_{max} = \left(j + \frac{r_{j+1} - r_{j-1}}{2 (2 r_j - r_{j-1} - r_{j+1})}\right) \Delta t, \qquad
         j = \arg\max_i r_i
+
+    Source: Calamante et al., Stroke 41:1169 (2010), what it means.
 
     Args:
         residue: ``[..., time]``, or the period ``[..., 2 time]`` of a circulant method.

@@ -29,8 +29,9 @@ def reconvolve(
 ) -> Tensor:
     r"""Tissue concentration :math:`CBF / (6000 f k_{AV}) \, (c_a * R)(t - d)`, R exponential with integral MTT.
 
-    The convolution is made in the Fourier domain, where delays need not be whole frames: the arterial curve is taken as
-    band-limited between its frames, and as decaying (20 s) after the last of them.
+    Source: that of :func:`tissue_concentration`. The convolution is made in the Fourier domain, where delays need not
+    be whole frames: the arterial curve is taken as band-limited between its frames, and as decaying (20 s) after the
+    last of them.
 
     Args:
         aif: measured arterial concentration ``[time]``, any unit.

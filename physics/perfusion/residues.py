@@ -125,7 +125,7 @@ def residue_spectrum(
         \frac{2}{\pi} \int_0^\infty e^{-2 z u / \pi} / (1 + u^2) \, du & \text{lorentzian} \\
         \left(1 - (1 + z / k)^{-k}\right) / z & \text{gamma} \end{cases}
 
-    Analytic, that of the Lorentzian by quadrature to 1e-9.
+    Source: the transforms of :func:`residue`. Analytic, that of the Lorentzian by quadrature to 1e-9.
 
     Args:
         omega: ``[F]`` [rad/s], not 0; complex with a negative imaginary part for the spectrum of R(t) exp(-damping t).

@@ -61,7 +61,7 @@ def relaxation_rate_change(signal: Tensor, baseline: Tensor, echo_time: Tensor |
 
     .. math:: \Delta R_2^* = -\frac{1}{TE} \ln \frac{\max(S, \epsilon S_0)}{S_0}
 
-    with TE in s and the floor :math:`\epsilon`.
+    with TE in s and the floor :math:`\epsilon`. Source: Rosen et al., Magn Reson Med 14:249 (1990).
 
     Args:
         signal: ``[..., T]``.
