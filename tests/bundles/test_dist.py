@@ -5,6 +5,7 @@ Minutes and a package index: ``make test-dist``.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,20 @@ def test_the_zip_infers_in_a_bare_environment(bundle: str, tmp_path: Path) -> No
         done = subprocess.run(command, cwd="/", env=own, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         run.check(maps)
+
+
+def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
+    pack("rim_relaxometry", tmp_path / "dist", REPOSITORY)
+    run = RUNS["rim_relaxometry"][0]
+    run.write(tmp_path / "scans", run.truth)
+    page = (REPOSITORY / "docs/model_zoo.md").read_text()
+    [[shell], [code]] = (re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) for language in ("bash", "python"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-ec", shell], cwd=tmp_path, env=os.environ | {"PATH": path}, check=True)
+    run.check(tmp_path / "maps")
+    code += "print(type(network).__module__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"rim_relaxometry_v\d+_\d+_\d+\.network", done.stdout.splitlines()[-1])
 
 
 def environment(metadata: dict, folder: Path) -> Path:
