@@ -22,7 +22,7 @@ from .test_bundle_battery import ALONE, RUN
 pytestmark = pytest.mark.batch
 
 # As many subjects as take a few minutes on two cores.
-SUBJECTS = {"rim_relaxometry": 50, "deepspio": 50, "qsmrim_net": 50, "stnet_perfusion": 50, "qsmgan": 50}
+SUBJECTS = {"rim_relaxometry": 50, "deepspio": 12, "qsmgan": 12, "qsmrim_net": 12, "stnet_perfusion": 12}
 CORRUPT = "sub-04"
 
 
