@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,6 +63,11 @@ class ReadRequestd(MapTransform):
             if value is not None:
                 item[name] = value
         for key in self.key_iterator(item):
+            if not Path(item[key]).is_file():
+                raise QMRIError(
+                    field=key, found=f"no file {item[key]!r}", expected="an image of the studies folder",
+                    remedy="ask for an image that the server lists, in a NIfTI file",
+                )  # fmt: skip
             if self.find is not None:
                 item.update(self.find(item[key])[0])
         return item
@@ -104,8 +110,9 @@ class AnswerMapd(MapTransform):
     """Make one of the maps in ``item[keys]`` ({name: ParameterMap}) the answer of a request.
 
     ``item["pred"]`` becomes a MetaTensor ``[1, H, W, D]``, float32 (labels int32, masks uint8), on the grid of the
-    file; ``item["result"]`` names map, unit, description and remarks. The request says which one in
-    ``item[request_key]``: its name, or a list of names of which it is the first. An item without is returned as it is.
+    file; ``item["result"]`` has ``map``, ``unit``, ``description``, ``kind``, ``notes``, ``maps`` (names of all) and
+    ``segments`` ({name: number} of labels and masks). The request says which one in ``item[request_key]``: its name, or
+    a list of names of which it is the first. An item without is returned as it is.
 
     Args:
         keys: key of the maps.
@@ -135,14 +142,23 @@ class AnswerMapd(MapTransform):
                     expected=f"one of {', '.join(maps)}", remedy="ask for one of these maps",
                 )  # fmt: skip
             chosen, image = maps[name], item[self.image_key]
-            values = chosen.data.detach().cpu().to(_DTYPES.get(chosen.kind, torch.float32))
-            values = values != 0 if chosen.kind == "mask" else values
-            item["pred"] = MetaTensor(values.to(_DTYPES.get(chosen.kind, torch.float32))[None], affine=image.affine)
+            values = chosen.data.detach().cpu()
+            values = (values != 0 if chosen.kind == "mask" else values).to(_DTYPES.get(chosen.kind, torch.float32))
+            item["pred"] = MetaTensor(values[None], affine=image.affine)
             item["result"] = {
                 "map": name, "unit": chosen.unit, "description": chosen.description, "kind": chosen.kind,
                 "notes": list(item.get("notes", [])), "maps": list(maps),
+                "segments": _segments(name, chosen.kind, values),
             }  # fmt: skip
         return item
+
+
+def _segments(name: str, kind: str, values: Tensor) -> dict[str, int]:
+    """Names of the numbers in a map that a viewer may show as segments; none for a map of a quantity."""
+    if kind == "mask":
+        return {name: 1}
+    numbers = [int(number) for number in values.unique() if number != 0] if kind == "labels" else []
+    return {f"{name} {number}": number for number in numbers}
 
 
 def _value(given: Any) -> Any:
