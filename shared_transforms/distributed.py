@@ -78,11 +78,11 @@ def data_parallel(network: nn.Module, device: torch.device | str) -> Distributed
         network: the network, on its device; its batch normalisations are replaced in place.
         device: of this process.
     """
-    device = torch.device(device)
     # Buffers are equal without being sent: statistics are those of all processes.
-    return DistributedDataParallel(
-        share_batch_norm(network), device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-    )
+    if torch.device(device).type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return DistributedDataParallel(network, device_ids=[device], broadcast_buffers=False)
+    return DistributedDataParallel(share_batch_norm(network), broadcast_buffers=False)
 
 
 def shared_count(count: Tensor) -> Tensor:
@@ -167,15 +167,15 @@ def all_rows(own: Tensor) -> Tensor:
     return _sum_over_processes(whole)
 
 
-class SharedBatchNorm(nn.SyncBatchNorm):
-    """Batch normalisation over the samples of all processes: torch's on a GPU, the same in plain torch on a CPU.
+class SharedBatchNorm(_BatchNorm):
+    """Batch normalisation over the samples of all processes, which torch's SyncBatchNorm does on GPUs alone.
 
-    Torch's SyncBatchNorm refuses tensors on a CPU. Parameters and buffers are those of ``torch.nn.BatchNorm3d``.
+    Parameters and buffers are those of ``torch.nn.BatchNorm3d``.
     """
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise ``[N, C, ...]``; in evaluation, and in one process, as any batch normalisation."""
-        if not self.training or features.device.type != "cpu" or processes()[1] == 1:
+        if not self.training or processes()[1] == 1:
             return super().forward(features)
         axes = [axis for axis in range(features.ndim) if axis != 1]
         shape = [1, -1] + [1] * (features.ndim - 2)
@@ -193,6 +193,9 @@ class SharedBatchNorm(nn.SyncBatchNorm):
             result = result * self.weight.view(shape) + self.bias.view(shape)
         return result.to(features.dtype)
 
+    def _check_input_dim(self, features: Tensor) -> None:
+        """Any number of axes."""
+
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         """Running statistics, as torch keeps them: the variance is the unbiased one."""
         if not self.track_running_stats:
@@ -205,7 +208,7 @@ class SharedBatchNorm(nn.SyncBatchNorm):
 
 
 def share_batch_norm(network: Network) -> Network:
-    """Let every batch normalisation of a network see all processes; parameters and buffers stay the same objects.
+    """Let every batch normalisation of a network on a CPU see all processes; parameters and buffers stay the same.
 
     Args:
         network: changed in place, unless it is a batch normalisation itself.
@@ -215,7 +218,7 @@ def share_batch_norm(network: Network) -> Network:
     """
     for name, child in network.named_children():
         setattr(network, name, share_batch_norm(child))
-    if not isinstance(network, _BatchNorm) or isinstance(network, nn.SyncBatchNorm):
+    if not isinstance(network, _BatchNorm) or isinstance(network, SharedBatchNorm):
         return network
     shared = SharedBatchNorm(
         network.num_features, network.eps, network.momentum, network.affine, network.track_running_stats

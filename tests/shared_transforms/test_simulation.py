@@ -27,9 +27,10 @@ class Ramp:
 
     def simulate(self, drawn: torch.Tensor) -> dict[str, Any]:
         self.made += 1
-        place = torch.stack(torch.meshgrid(*(torch.arange(float(s)) for s in SIZE), indexing="ij"))[None]
+        place = torch.stack(torch.meshgrid(*(torch.arange(float(s)) for s in SIZE), indexing="ij"))
+        place = place.expand(len(drawn), *place.shape)
         number = drawn.view(-1, 1, 1, 1, 1).expand(-1, 1, *SIZE)
-        mask = torch.zeros((1, 1, *SIZE), dtype=torch.bool)
+        mask = torch.zeros((len(drawn), 1, *SIZE), dtype=torch.bool)
         mask[..., 9:12, 11:13, 13:15] = not self.empty
         label = {"parameters": place[:, :1], "mask": mask, "place": place, "sigma": number}
         return {"image": torch.cat([place, number], 1), "label": label, "acquisition": {"voxel_size": 1.0}}

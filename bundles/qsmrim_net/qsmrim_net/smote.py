@@ -1,7 +1,5 @@
 """DeepSMOTE: synthetic rims between neighbouring rims, in the latent space (paper, section 2.2.3)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
