@@ -21,7 +21,7 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-dist test-numpy1 test-mlflow test-batch lint benchmark docs documents dist check clean
+.PHONY: help setup demo test test-dist test-numpy1 test-mlflow test-batch test-label label lint benchmark docs documents dist check clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -60,6 +60,18 @@ test-mlflow: $(STAMP) ## trainings and models with a real MLflow server, over sq
 test-batch: $(STAMP) ## fifty subjects of each bundle through batch.json, killed and started again
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m batch $(ARGS)
 
+test-exports: $(STAMP) ## ONNX of the networks whose exporter takes a minute, and by MONAI
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m exports $(ARGS)
+
+test-label: $(STAMP) ## every bundle in a real MONAI Label server, in .venv-label
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -s -m label tests/scripts/test_monai_label.py $(ARGS)
+
+label: dist ## MONAI Label server with all bundles on STUDIES=folder, at http://127.0.0.1:8000
+	@test -d "$(STUDIES)" || { echo "name a folder of NIfTI images: make label STUDIES=..."; exit 1; }
+	$(BIN)/python scripts/monai_label.py setup
+	$(BIN)/python scripts/monai_label.py app dist/*.zip
+	$(BIN)/python scripts/monai_label.py start "$(STUDIES)" $(ARGS)
+
 lint: $(STAMP) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -67,6 +79,12 @@ lint: $(STAMP) ## ruff, mypy, import contracts
 
 benchmark: $(STAMP) ## speed of physics, classical methods and networks of every bundle, or of BUNDLE=name
 	$(BIN)/python scripts/benchmark.py $(ONE) $(ARGS)
+
+# The tables say which commit they are of: run it where all is committed.
+export: $(STAMP) ## TorchScript and ONNX of every bundle, or of BUNDLE=name, in build/exports, and the tables in docs/results
+	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python -m monai.bundle run \
+		--config_file bundles/$$bundle/configs/export.json --bundle_root bundles/$$bundle \
+		--output_dir build/exports/$$bundle --table bundles/$$bundle/docs/results/exports || exit 1; done
 
 documents: $(STAMP) ## picture of the README, model cards and metadata, from the results there are
 	$(BIN)/python scripts/demo.py --output build/demo --picture docs/overview.png

@@ -29,6 +29,15 @@ logger = logging.getLogger(__name__)
 _EVALUATED = ("$", "@", "%")  # how a config begins what it evaluates, refers to or reads
 
 
+def _is_evaluated(value: Any) -> bool:
+    """Whether MONAI would evaluate a value, or a part of it, that stands in a config."""
+    if isinstance(value, dict):
+        return "_target_" in value or any(_is_evaluated(part) for part in (*value, *value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(_is_evaluated(part) for part in value)
+    return isinstance(value, str) and value.startswith(_EVALUATED)
+
+
 class BundleTask(BundleInferTask):
     """A bundle that answers with one of its maps.
 
@@ -74,8 +83,10 @@ class QuantitativeMaps(MONAILabelApp):
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Answer a request; bad input ends in an HTTP answer that says what is wrong."""
         for name, value in request.items():
-            if isinstance(value, str) and value.startswith(_EVALUATED):
-                raise HTTPException(422, f"{name}: a value must not begin with {', '.join(_EVALUATED)}")
+            if _is_evaluated(value):
+                raise HTTPException(
+                    422, f"{name}: no text may begin with {', '.join(_EVALUATED)}, no key may be _target_"
+                )
         try:
             return super().infer(request, datastore)
         except MONAILabelException as error:
