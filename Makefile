@@ -21,7 +21,7 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-dist test-numpy1 test-mlflow test-batch test-label label lint benchmark docs documents dist check clean
+.PHONY: help setup demo test test-dist test-numpy1 test-mlflow test-batch test-label label lint benchmark docs test-docs documents dist check clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -92,7 +92,11 @@ documents: $(STAMP) ## picture of the README, model cards and metadata, from the
 
 docs: $(STAMP) ## the documentation site, build/site/index.html; warnings are errors
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -d build/site-cache docs/site build/site
+	$(BIN)/python scripts/check_site.py build/site
 	@echo "build/site/index.html"
+
+test-docs: $(STAMP) ## the documentation site is built, its links checked, its walk-through walked
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m docs tests/scripts/test_docs_site.py
 
 check: $(STAMP) ## check every bundle, or BUNDLE=name
 	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python scripts/check_bundle.py bundles/$$bundle || exit 1; done

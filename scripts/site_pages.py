@@ -192,9 +192,9 @@ def _uses(key: str, node: Any) -> Iterator[tuple[str, str]]:
             target = node.get("_target_")
             for argument, value in node.items():
                 words = value if isinstance(value, list) else [value]
-                if isinstance(target, str) and "." in target and not target.startswith("$"):
-                    if any(isinstance(w, str) and re.search(rf"@{key}(?![\w#:])", w) for w in words):
-                        found.append((value != f"@{key}", target, argument))
+                ours = isinstance(target, str) and "." in target and not target.startswith("$")
+                if ours and any(isinstance(word, str) and re.search(rf"@{key}(?![\w#:])", word) for word in words):
+                    found.append((value != f"@{key}", str(target), argument))
                 walk(value)
         elif isinstance(node, list):
             for value in node:
@@ -292,11 +292,9 @@ def results_page(bundle: str, results: Results, folder: Path) -> str:
 def _provenance(table: Table, folder: Path) -> str:
     made = table.provenance
     file = relpath((folder / f"{table.name}.csv").relative_to(REPOSITORY), "docs/site")
-    seed = made.get("seed")
-    return (
-        f"[{table.name}.csv](/{file}), {len(table.rows)} rows; commit `{made.get('commit')}`, "
-        f"{'no seed' if seed is None else f'seed {seed}'}, {str(made.get('date'))[:10]}, {_hardware(made.get('hardware'))}"
-    )
+    seed = "no seed" if made.get("seed") is None else f"seed {made['seed']}"
+    parts = (f"commit `{made.get('commit')}`", seed, str(made.get("date"))[:10], _hardware(made.get("hardware")))
+    return f"[{table.name}.csv](/{file}), {len(table.rows)} rows; {', '.join(parts)}"
 
 
 def _hardware(hardware: Any) -> str:

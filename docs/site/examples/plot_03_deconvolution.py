@@ -34,7 +34,8 @@ axes.legend()
 # Flow and Tmax by four methods
 # -----------------------------
 # 200 repetitions with noise for each delay; lines are medians. sSVD has no residue before time zero: where tissue comes
-# before the artery, its flow depends on the delay and its Tmax stays at 0. The other three have the same flow throughout.
+# before the artery, its flow depends on the delay and its Tmax stays at 0. The other three have the same flow
+# throughout.
 
 generator = torch.Generator().manual_seed(0)
 noise = 0.03 * float(tissue[0].max()) * torch.randn((200, *tissue.shape), generator=generator)

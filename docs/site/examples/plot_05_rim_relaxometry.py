@@ -24,7 +24,8 @@ from demos import rim_relaxometry as demo  # noqa: E402
 # %%
 # A scan
 # ------
-# One slice of a deformed MNI152 head, eight inversion times, Rician noise: an int16 NIfTI file and a JSON sidecar for each.
+# One slice of a deformed MNI152 head, eight inversion times, Rician noise: an int16 NIfTI file and a JSON sidecar
+# for each.
 
 folder = repository / "build" / "gallery" / "rim_relaxometry"
 scan = demo.simulate(slices=1, size=128)[0]

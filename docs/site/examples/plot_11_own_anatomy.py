@@ -6,6 +6,7 @@ Simulators take heads from a folder of yours by one config value, ``anatomy#fold
 BrainWeb labels is made, T1 of a slice of it is simulated, and two steps of a training are made from it.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from rim_relaxometry.simulator import RelaxometrySimulator  # noqa: E402
 # %%
 # A folder of heads
 # -----------------
-# Each file is one head: labels 0 to 11 of BrainWeb, cubic voxels. This one has nested ellipsoids of skin (6), skull (7),
-# fluid (1), grey (2) and white matter (3) in voxels of 2 mm.
+# Each file is one head: labels 0 to 11 of BrainWeb, cubic voxels. This one has nested ellipsoids of skin (6), skull
+# (7), fluid (1), grey (2) and white matter (3) in voxels of 2 mm.
 
 folder = repository / "build" / "gallery" / "own_anatomy"
 (folder / "heads").mkdir(parents=True, exist_ok=True)
@@ -68,6 +69,7 @@ for panel in axes:
 # --config_file "['B/configs/train.json','B/configs/smoke.json']" --anatomy#folder HEADS --output_dir RUN``.
 
 run = folder / "run"
+shutil.rmtree(run, ignore_errors=True)  # a training is not started over another one
 monai.bundle.run(
     bundle_root=str(bundle),
     config_file=[str(bundle / "configs" / name) for name in ("train.json", "smoke.json")],
