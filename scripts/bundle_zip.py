@@ -56,8 +56,8 @@ def _unpack(path: Path, folder: Path) -> str:
     """Unpack a zip into ``folder``; returns the name of the bundle's own folder in it."""
     try:
         with path.open("rb") as file:
-            if too_many := _too_many(file):
-                raise BundleError(Fault(path.name, "-", too_many, UNUSABLE))
+            if problem := too_many(file):
+                raise BundleError(Fault(path.name, "-", problem, UNUSABLE))
             with zipfile.ZipFile(file) as archive:
                 if faults := archive_faults(archive, file, path.name):
                     raise BundleError(*faults)
@@ -87,7 +87,7 @@ def archive_faults(archive: zipfile.ZipFile, file: BinaryIO, name: str) -> list[
     return [Fault(name, id, problem, UNUSABLE) for id, problem in found]
 
 
-def _too_many(file: BinaryIO) -> str | None:
+def too_many(file: BinaryIO) -> str | None:
     """Whether the zip is larger, or lists more entries, than a bundle has: seen before Python reads the list."""
     file.seek(0)
     size = entries = 0

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bundle_zip import archive_faults
+from bundle_zip import archive_faults, too_many
 
 from untrusted.findings import Finding
 
@@ -48,6 +48,10 @@ def weight_findings(file: str, path: Path) -> list[Finding]:
 
 
 def _zip(file: str, path: Path) -> Iterator[Finding]:
+    with path.open("rb") as opened:
+        if problem := too_many(opened):
+            yield Finding("weights", problem, file)
+            return
     with path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
         for fault in archive_faults(archive, opened, file):
             yield Finding("weights", f"{fault.id}: {fault.problem}", file)
