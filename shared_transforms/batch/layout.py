@@ -15,9 +15,9 @@ from shared_transforms.errors import QMRIError
 HIDDEN = ".batch"  # below the output: locks, failures, unfinished units
 BIDS_VERSION = "1.10.0"
 _DATATYPES = ("anat", "dwi", "fmap", "func", "perf", "swi")
-# Not named as BIDS names maps; a validator need not look at them.
-_IGNORED = ("batch.tsv", "batch.json", "*_batch.json", f"{HIDDEN}/", "*_report.html", "*.csv", "*.png", "*_desc-*",
-            "*_residual.*", "*_stderr.*", "*stderr.*", "*_summary.json", "*_subject.json")  # fmt: skip
+# Much of what a bundle writes has no name in BIDS: all is ignored but what has one.
+_IGNORED = (f"{HIDDEN}/", "*.nii.gz", "*.json", "*.tsv", "*.csv", "*.png", "*.html", "!dataset_description.json")
+_IN_BIDS = ("T1map", "T2map", "Chimap", "mask", "dseg", "probseg")
 
 
 def datatype_of(image: str | Path, subject: str) -> str:
@@ -110,7 +110,8 @@ def describe(output: Path, software: Mapping[str, Any], links: Mapping[str, Path
     content["GeneratedBy"] = [*others, dict(software)]
     content["DatasetLinks"] = {name: Path(os.path.relpath(link, output)).as_posix() for name, link in links.items()}
     _write(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    _write(output / ".bidsignore", ("\n".join(_IGNORED) + "\n").encode())
+    lines = [*_IGNORED, *(f"!*_{suffix}.*" for suffix in _IN_BIDS)]
+    _write(output / ".bidsignore", ("\n".join(lines) + "\n").encode())
 
 
 def _with_uris(file: Path, uri_of: Callable[[Path], str]) -> bytes | None:
