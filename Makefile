@@ -29,7 +29,7 @@ help: ## list the targets
 setup: $(STAMP) ## virtual environment with all that the repository needs, once
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.11, or name another (3.11 to 3.13): make PYTHON=python3 ..."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.11, or name where it is: make PYTHON=/path/python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) uv
 	$(BIN)/uv pip install --python $(BIN)/python -c $(CONSTRAINTS) -e ".[dev]"
