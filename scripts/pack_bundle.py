@@ -41,7 +41,7 @@ def stage(bundle: Path, folder: Path, repository: Path) -> Path:
     packed = packed_name(name, str(read_bundle(bundle).metadata.get("version")))
     root = folder / name
     root.mkdir(parents=True)
-    for kept, target in {**dict(zip(KEPT, KEPT, strict=True)), name: packed}.items():
+    for kept, target in [*((kept, kept) for kept in KEPT), (name, packed)]:
         source = bundle / kept
         if source.is_dir():
             shutil.copytree(source, root / target, ignore=JUNK)
