@@ -17,9 +17,9 @@ CONCERNS = {
     "runs text as code": (
         r"builtins|__builtins__|exec|eval|compile|__import__|importlib(?!\.(metadata|resources)\b)|imp|runpy|code|codeop|pydoc"
         r"|types\.(FunctionType|CodeType)|operator\.(attrgetter|methodcaller)|timeit|pdb|bdb|trace"
-        r"|monai\.bundle|monai\.utils\.(optional_import|instantiate|load_submodules)"
         r"|torch\.(hub|package|utils\.cpp_extension|ops\.load_library|classes\.load_library|jit\.load)"
     ),
+    "evaluates configs": r"monai\.bundle|monai\.utils\.(optional_import|instantiate|load_submodules)",
     "starts programs": (
         r"subprocess|multiprocessing|concurrent\.futures\.ProcessPoolExecutor|pty|asyncio\.create_subprocess_\w+"
         r"|os\.(system|popen|exec\w+|spawn\w+|posix_spawn\w*|fork\w*|startfile|kill\w*)|monai\.utils\.run_cmd"
@@ -75,9 +75,17 @@ def code_findings(file: str, content: bytes, own: Collection[str]) -> list[Findi
     """
     try:
         tree = ast.parse(content)
-        return sorted(set(_Uses(file, own).of(tree)), key=lambda found: (found.group, found.text, int(found.place)))
+        found = set(_Uses(file, own).of(tree))
+        # An import says no more than its uses.
+        used = {finding.text for finding in found}
+        found -= {finding for finding in found if any(_uses(name, finding.text) for name in used)}
+        return sorted(found, key=lambda finding: (finding.group, finding.text, int(finding.place)))
     except Exception as error:  # whatever Python's parser raises: a file that it cannot read is not harmless
         return [Finding("not looked into", f"{type(error).__name__}: {error}".splitlines()[0], file)]
+
+
+def _uses(name: str, statement: str) -> bool:
+    return statement.startswith("import ") and f"{name}.".startswith(statement.removeprefix("import ") + ".")
 
 
 class _Uses:
@@ -102,7 +110,7 @@ class _Uses:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
                 yield from (self._found("addresses", match[0], node) for match in ADDRESS.finditer(node.value))
             if isinstance(node, ast.Attribute) and node.attr in HIDDEN:
-                yield self._found("runs text as code", node.attr, node)
+                yield self._found("names that cannot be followed", node.attr, node)
             if isinstance(node, ast.Call):
                 yield from self._call(node)
 
@@ -116,7 +124,7 @@ class _Uses:
         for alias in node.names:
             name = base + alias.name
             if alias.name == "*":
-                yield self._found("runs text as code", f"from {base[:-1]} import *", node)
+                yield self._found("names that cannot be followed", f"from {base[:-1]} import *", node)
             bound = alias.asname or (alias.name if base else alias.name.split(".")[0])
             self.meaning[bound] = name if base or alias.asname else bound
             for group in _groups(name):
@@ -128,7 +136,7 @@ class _Uses:
         if name is None or (_root(node) not in self.meaning and name not in BUILTINS):
             return
         if name.rpartition(".")[2] in REACHED:
-            yield self._found("runs text as code", f"{name} handed on", node)
+            yield self._found("names that cannot be followed", f"{name} handed on", node)
         for group in _groups(name):
             word, value = SAFE_WITH.get(name, ("", None))
             given = [argument.value for argument in (call.keywords if call else []) if argument.arg == word]
@@ -150,12 +158,12 @@ class _Uses:
         if name in ("getattr", "setattr", "delattr") and len(node.args) > 1:
             attribute = node.args[1]
             if not (isinstance(attribute, ast.Constant) and isinstance(attribute.value, str)):
-                yield self._found("runs text as code", f"{name} of a computed name", node)
+                yield self._found("names that cannot be followed", f"{name} of a computed name", node)
             elif base := self._full(node.args[0]):
                 full = f"{base}.{attribute.value}"
                 yield from (self._found(group, full, node) for group in _groups(full))
         elif name in ("globals", "locals", "breakpoint", "input"):
-            yield self._found("runs text as code", name, node)
+            yield self._found("names that cannot be followed", name, node)
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         if method in WRITING_METHODS:
             yield self._found("writes or deletes files", f".{method}", node)

@@ -47,7 +47,7 @@ FUNCTIONS = {
     "sum",
     "tuple",
 }
-METHODS = {"run", "to", "parameters", "state_dict", "eval", "lower", "upper", "mean"}
+METHODS = {"run", "to", "get", "parameters", "state_dict", "eval", "lower", "upper", "mean"}
 NAMES = {
     *("torch.device", "torch.tensor", "torch.cuda.is_available", "torch.cuda.device_count"),
     *("torch.channels_last", "torch.channels_last_3d", "torch.float16", "torch.bfloat16", "torch.float32"),

@@ -200,8 +200,8 @@ CODE = [
     ("from os import system as s\ns('x')", "starts programs", "os.system"),
     ("import torch\ntorch.os.system('x')", "starts programs", "torch.os.system"),
     ("from torch import os\nos.popen('x')", "starts programs", "torch.os.popen"),
-    ("import os\nx = os", "runs text as code", "os handed on"),
-    ("import os\ngetattr(os, 'sys' + 'tem')('x')", "runs text as code", "getattr of a computed name"),
+    ("import os\nx = os", "names that cannot be followed", "os handed on"),
+    ("import os\ngetattr(os, 'sys' + 'tem')('x')", "names that cannot be followed", "getattr of a computed name"),
     ("import os\ngetattr(os, 'system')('x')", "starts programs", "os.system"),
     ("import subprocess as p\np.run('x')", "starts programs", "subprocess.run"),
     ("f = eval", "runs text as code", "eval"),
@@ -209,9 +209,9 @@ CODE = [
     ("__builtins__['eval']", "runs text as code", "__builtins__"),
     ("__import__('os')", "runs text as code", "__import__"),
     ("import importlib\nimportlib.import_module(x)", "runs text as code", "importlib.import_module"),
-    ("().__class__.__subclasses__()", "runs text as code", "__subclasses__"),
-    ("from os import *", "runs text as code", "from os import *"),
-    ("from monai.bundle import ConfigParser", "runs text as code", "import monai.bundle.ConfigParser"),
+    ("().__class__.__subclasses__()", "names that cannot be followed", "__subclasses__"),
+    ("from os import *", "names that cannot be followed", "from os import *"),
+    ("from monai.bundle import ConfigParser", "evaluates configs", "import monai.bundle.ConfigParser"),
     ("import socket", "network", "import socket"),
     ("import urllib.request\nurllib.request.urlopen(x)", "network", "urllib.request.urlopen"),
     ("x = 'https://example.org/a'", "addresses", "https://example.org/a"),
@@ -254,6 +254,12 @@ def test_what_is_of_concern_in_code_is_named_with_its_line(source: str, group: s
 )
 def test_usual_code_is_of_no_concern(source: str) -> None:
     assert code_findings("a.py", source.encode(), ["own"]) == []
+
+
+def test_an_import_whose_uses_are_named_is_not_named_as_well() -> None:
+    source = "import subprocess\nimport socket\nfrom pickle import loads\nsubprocess.run(1)\nloads(2)"
+    found = [(finding.text, finding.place) for finding in code_findings("a.py", source.encode(), [])]
+    assert sorted(found) == [("import socket", "2"), ("pickle.loads", "5"), ("subprocess.run", "4")]
 
 
 @pytest.mark.parametrize(
