@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from shared_transforms.atomic import atomic_write
 from shared_transforms.batch.layout import HIDDEN, arrange, datatype_of, place
 from shared_transforms.batch.record import RECORD_SUFFIX, Maker, Record, files_of, fingerprint, read_record
 from shared_transforms.batch.units import Unit, search_folder
@@ -153,6 +155,7 @@ class UnitInference:
         # Kept as they are: every unit parses the rest of the config again, for output_dir stands in many places of it.
         self.parser["network"] = network
         self.parser["weights_sha256"] = made_by.weights_sha256
+        gc.freeze()  # so that to collect after a unit looks at what the unit has left, not at all of torch
 
     def __call__(self, unit: Unit) -> Outcome:
         """Do a unit unless it is done, or another process is at it; what goes wrong is told, not raised."""
@@ -180,31 +183,35 @@ class UnitInference:
         output = self.recipe.output_dir
         folder, record = unit.below(output), f"{unit.label}{RECORD_SUFFIX}"
         staging, arranged = unit.below(output / HIDDEN), output / HIDDEN / "finished" / unit.label
-        for leftover in (staging, arranged):
-            shutil.rmtree(leftover, ignore_errors=True)
         items = self._find(unit)
         files = {self._uri(file): file for file in files_of(items)}
         before = read_record(folder / record)
         if before is not None and before.holds(folder, self.made_by, files):
             return "kept"
-        # Taken before they are read: a file that changes meanwhile is read again the next time.
-        inputs = {name: fingerprint(file) for name, file in files.items()}
-        self._infer(items, staging)
-        resolved = {file.resolve(): name for name, file in files.items()}
-        datatypes = {item["stem"]: datatype_of(_first(item["image"]), unit.subject) for item in items}
-        outputs = arrange(staging, arranged, datatypes, lambda path: resolved.get(path.resolve()) or self._uri(path))
-        made = Record(
-            made_by=self.made_by,
-            inputs=inputs,
-            outputs={file.as_posix(): (arranged / file).stat().st_size for file in outputs},
-            seconds=round(time.perf_counter() - began, 3),
-            peak_memory_mb=round(peak_memory_mb(), 1),
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            series=len(items),
-        )
-        (arranged / record).write_bytes(made.as_json())
-        place(arranged, folder, record, list(before.outputs) if before else [])
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging, arranged)  # what a process that was killed has left
+        try:
+            # Taken before they are read: a file that changes meanwhile is read again the next time.
+            inputs = {name: fingerprint(file) for name, file in files.items()}
+            self._infer(items, staging)
+            known = {file.resolve(): name for name, file in files.items()}
+            datatypes = {item["stem"]: datatype_of(_first(item["image"]), unit.subject) for item in items}
+            outputs = arrange(
+                staging, arranged, datatypes, lambda path: resolved.get(path.resolve()) or self._uri(path)
+            )
+            made = Record(
+                made_by=self.made_by,
+                inputs=inputs,
+                outputs={file.as_posix(): (arranged / file).stat().st_size for file in outputs},
+                seconds=round(time.perf_counter() - began, 3),
+                peak_memory_mb=round(peak_memory_mb(), 1),
+                date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                series=len(items),
+            )
+            with atomic_write(arranged / record) as file:
+                file.write(made.as_json())
+            place(arranged, folder, record, list(before.outputs) if before else [])
+        finally:
+            _remove(staging, arranged)
         return "done"
 
     def _find(self, unit: Unit) -> list[dict[str, Any]]:
@@ -236,7 +243,8 @@ class UnitInference:
             self.parser["output_dir"] = str(staging)
             self.parser.get_parsed_content("run")
         finally:
-            self.parser["dataset#data"] = data
+            self.parser["dataset#data"] = data  # which forgets the evaluator; it and its handlers refer to one another
+            gc.collect()
 
     def _uri(self, path: Path) -> str:
         for name, root in reversed(self.recipe.links.items()):  # a derivative may lie in the data set
@@ -257,6 +265,11 @@ def peak_memory_mb() -> float:
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return 0.0
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _first(paths: Any) -> str:

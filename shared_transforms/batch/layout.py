@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,6 @@ def place(arranged: Path, folder: Path, record: str, outdated: Sequence[str] = (
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(arranged / name, folder / name)
     sync_folder(folder)
-    shutil.rmtree(arranged)
 
 
 def describe(output: Path, software: Mapping[str, Any], links: Mapping[str, Path]) -> None:

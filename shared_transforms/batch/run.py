@@ -88,8 +88,9 @@ class BatchInference:
             command=tuple(sys.orig_argv),
         )
         self.processes, self.replace = _positive("processes", processes), replace
-        self.units = find_units(data, _listed(subjects), _listed(sessions))
-        self.share = share_of(self.units, shard) if shard else self.units
+        self.units = find_units(data)
+        self.share = find_units(data, _listed(subjects), _listed(sessions))
+        self.share = share_of(self.share, shard) if shard else self.share
         if self.output == data or any(self.output.is_relative_to(data / unit.subject) for unit in self.units):
             raise QMRIError(
                 file=self.output, field="output_dir", found="a folder of raw data", expected="a folder of its own",
