@@ -21,7 +21,7 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-dist test-numpy1 test-mlflow test-batch test-label label lint benchmark docs test-docs documents dist check clean
+.PHONY: help setup demo test test-dist test-numpy1 test-mlflow test-batch test-exports test-label label lint benchmark export docs test-docs documents dist check clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20

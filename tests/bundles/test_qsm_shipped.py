@@ -1,14 +1,13 @@
-"""Exports of qsmgan, and what its shipped weights are worth."""
+"""What the shipped weights of qsmgan are worth."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from bundle_files import REPOSITORY
-from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export
+from monai.bundle import ConfigWorkflow
 from qsmgan.network import Generator
 from qsmgan.simulator import SusceptibilitySimulator
 
@@ -17,19 +16,6 @@ from shared_transforms.metrics import nrmse
 from shared_transforms.weights import load_weights
 
 ROOT = REPOSITORY / "bundles" / "qsmgan"
-OPTIONS = {
-    "meta_file": str(ROOT / "configs" / "metadata.json"),
-    "config_file": str(ROOT / "configs" / "inference.json"),
-}
-# The exporters of torch use what torch deprecates.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
-)
-
-
-@pytest.fixture(scope="module")
-def network() -> Generator:
-    return load_weights(Generator(), ROOT / "models" / "model.pt").eval()
 
 
 @pytest.fixture(scope="module")
@@ -39,34 +25,6 @@ def sample() -> dict:
         size=(64, 72, 64), head_scale=(0.45, 0.45), noise_ppm=(0.002, 0.002), phantom_share=0.0, magnitude_share=1.0
     )
     return simulator.simulate(simulator.draw(split_generator(5, split="test"), 1, "test"))
-
-
-def test_torchscript_gives_the_same_map_at_another_size(network: Generator, tmp_path: Path) -> None:
-    path = tmp_path / "model.ts"
-    ckpt_export(net_id="network_def", filepath=str(path), ckpt_file=str(ROOT / "models/model.pt"), **OPTIONS)
-    image = 0.01 * torch.randn(1, 5, 32, 40, 48)
-    with torch.no_grad():
-        assert torch.allclose(torch.jit.load(path)(image), network(image), atol=1e-6)
-
-
-def test_onnx_gives_the_same_map_at_another_size(network: Generator, tmp_path: Path) -> None:
-    import onnxruntime
-
-    path = tmp_path / "model.onnx"
-    axes = {0: "batch", 2: "x", 3: "y", 4: "z"}
-    onnx_export(
-        net_id="network_def", filepath=str(path), ckpt_file=str(ROOT / "models/model.pt"), use_trace=True,
-        input_shape=[1, 5, 32, 32, 32],
-        converter_kwargs={"dynamic_axes": {"image": axes, "pred": axes}, "input_names": ["image"],
-                          "output_names": ["pred"]},
-        **OPTIONS,
-    )  # fmt: skip
-    session = onnxruntime.InferenceSession(str(path))
-    image = 0.01 * torch.randn(1, 5, 40, 32, 48)
-    with torch.no_grad():
-        expected = network(image).numpy()
-    [found] = session.run(None, {session.get_inputs()[0].name: image.numpy()})
-    assert np.allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["unet.pt", "model.pt"])

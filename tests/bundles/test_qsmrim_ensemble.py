@@ -1,4 +1,4 @@
-"""The ensemble: calibration, thresholds, joining; and the same probabilities from TorchScript and from ONNX."""
+"""The ensemble: calibration, thresholds, joining; and TorchScript and ONNX of every architecture."""
 
 from __future__ import annotations
 
