@@ -195,9 +195,7 @@ class UnitInference:
             self._infer(items, staging)
             known = {file.resolve(): name for name, file in files.items()}
             datatypes = {item["stem"]: datatype_of(_first(item["image"]), unit.subject) for item in items}
-            outputs = arrange(
-                staging, arranged, datatypes, lambda path: resolved.get(path.resolve()) or self._uri(path)
-            )
+            outputs = arrange(staging, arranged, datatypes, lambda path: known.get(path.resolve()) or self._uri(path))
             made = Record(
                 made_by=self.made_by,
                 inputs=inputs,
