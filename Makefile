@@ -105,5 +105,5 @@ dist: $(STAMP) ## dist/NAME_vX.Y.Z.zip of every bundle, or of BUNDLE=name, with 
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/pack_bundle.py $(BUNDLE) $(if $(SOURCE),--source $(SOURCE))
 
 clean: ## remove what make, tests and linters leave, not the virtual environment
-	rm -rf build dist docs/site/bundles docs/site/reference docs/site/gallery docs/site/sg_execution_times.rst *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist docs/site/bundles docs/site/reference docs/site/gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find physics shared_transforms bundles scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

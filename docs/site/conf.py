@@ -31,7 +31,7 @@ nitpicky = True
 # Other packages' documentation cannot be asked: the build needs no network.
 OURS = "|".join(["physics", "shared_transforms", *bundle_names()])
 # Nor are private bases and names of types documented.
-TYPES = "Estimate|MapLike|Method|Network|NiftiInfo|Parameters|Size|LesionTable"
+TYPES = "Estimate|FileWriterd|MapLike|Method|Network|NiftiInfo|Parameters|Size|LesionTable"
 nitpick_ignore_regex = [("py:.*", rf"(?!({OURS})\b).*"), ("py:class", rf".*\.(_\w+|{TYPES})")]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -61,6 +61,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_memory": False,
+    "write_computation_times": False,  # its page loads scripts from outside
 }
 
 

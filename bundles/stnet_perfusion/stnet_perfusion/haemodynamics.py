@@ -33,7 +33,7 @@ class Haemodynamics(Parameters):
         delay: of all tissue against the artery that is measured ``[n]`` [s]; below 0 where that one fills late.
         dispersion: time constant of the vascular transport function of healthy tissue ``[n]`` [s].
         dispersion_share: of the added delay that adds to it ``[n]``.
-        weights: of the residue functions :data:`physics.perfusion.RESIDUES` in healthy and hypoperfused tissue
+        weights: of the residue functions ``physics.perfusion.RESIDUES`` in healthy and hypoperfused tissue
             ``[n, 2, 5]``; their sum is 1.
         gamma_shape: of the gamma family of residue functions ``[n]``.
         texture: relative SD of CBF and of MTT within tissue ``[n, 2]``.
