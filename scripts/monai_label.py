@@ -88,7 +88,7 @@ def set_up(environment: Path) -> None:
     if uv is None:
         raise BundleError(Fault("uv", "-", "is not there", "make setup, or pip install uv"))
     settings = dict(os.environ)
-    if "UV_FIND_LINKS" not in settings:  # as in the Makefile: a CPU wheel of torch, where one is offered
+    if not settings.get("UV_FIND_LINKS"):  # as in the Makefile: a CPU wheel of torch, where one is offered
         links = settings.get("PIP_FIND_LINKS")
         settings |= (
             {"UV_FIND_LINKS": links} if links else {"UV_TORCH_BACKEND": settings.get("UV_TORCH_BACKEND", "auto")}

@@ -136,7 +136,7 @@ class AnswerMapd(MapTransform):
             maps: Mapping[str, ParameterMap] = item[key]
             wanted = item[self.request_key]
             name = wanted[0] if isinstance(wanted, list) and wanted else wanted
-            if name not in maps:
+            if not isinstance(name, str) or name not in maps:
                 raise QMRIError(
                     file=item["sources"][0], field=self.request_key, found=repr(name),
                     expected=f"one of {', '.join(maps)}", remedy="ask for one of these maps",
