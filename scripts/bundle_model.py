@@ -60,7 +60,8 @@ class BundleModel(PythonModel):
             card.
 
         Raises:
-            ValueError: no voxel size; or the bundle's QMRIError for data that it cannot use.
+            ValueError: no voxel size, an overlay or overrides that the bundle has not; or the bundle's QMRIError for
+                data that it cannot use.
         """
         given = params or {}
         with self._lock, tempfile.TemporaryDirectory(prefix="request-") as folder:
@@ -83,9 +84,10 @@ class BundleModel(PythonModel):
 
         key = json.dumps([overlay, overrides], sort_keys=True)
         if self._prepared is None or self._prepared[0] != key:
-            names = ["inference.json", *filter(None, [overlay])]
+            files = _files(self._root / "configs", overlay)
+            _refuse_all_but_values(overrides, json.loads(files[0].read_text("utf-8")))
             workflow = ConfigWorkflow(
-                config_file=[str(self._root / "configs" / name) for name in names],
+                config_file=[str(path) for path in files],
                 workflow_type="infer", logging_file=False, bundle_root=str(self._root), **overrides,
             )  # fmt: skip
             try:
@@ -95,6 +97,34 @@ class BundleModel(PythonModel):
                 raise _cause(error) from None
             self._prepared = key, workflow
         return self._prepared[1]
+
+
+def _files(configs: Path, overlay: str) -> list[Path]:
+    """inference.json and one of the bundle's own configs: a client of a server may name no other file."""
+    own = {path.name: path for path in sorted(configs.glob("*.json"))}
+    if overlay and overlay not in own:
+        raise ValueError(f"overlay {overlay!r} is none of the bundle's configs: {', '.join(own)}")
+    return [own["inference.json"], *([own[overlay]] if overlay else [])]
+
+
+def _refuse_all_but_values(overrides: Any, config: Mapping[str, Any]) -> None:
+    """Overrides come from clients, and MONAI would run an expression or build an object in them."""
+    allowed = {name for name, value in config.items() if _is_plain(value)} - {"bundle_root"}
+    if not isinstance(overrides, dict):
+        raise ValueError(f"overrides are a {type(overrides).__name__}, not an object of names and values")
+    for name, value in overrides.items():
+        if name not in allowed:
+            raise ValueError(f"overrides: {name!r} is none of the values {', '.join(sorted(allowed))}")
+        if not _is_plain(value):
+            raise ValueError(f"overrides: {name} is {value!r}: numbers, texts that are no expression, and lists only")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, str):
+        return not value.lstrip().startswith(("$", "@", "%"))
+    return value is None or isinstance(value, bool | int | float)
 
 
 def _affine(given: Mapping[str, Any]) -> np.ndarray:

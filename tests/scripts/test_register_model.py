@@ -159,3 +159,25 @@ def test_an_affine_goes_before_a_voxel_size(bundle_model: ModuleType) -> None:
     rows = np.array([[0, -2, 0, 9], [1, 0, 0, 8], [0, 0, 3, 7], [0, 0, 0, 1]], dtype=float)
     assert np.array_equal(bundle_model._affine({"affine": rows.ravel().tolist(), "voxel_size_mm": [1, 2, 3]}), rows)
     assert np.array_equal(bundle_model._affine({"affine": [], "voxel_size_mm": [1, 2, 3]}), np.diag([1, 2, 3, 1]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "overlay", "message"),
+    [
+        ({"method": "$__import__('os').system('false')"}, "", "no expression"),
+        ({"channels": ["field", "@network_def"]}, "", "no expression"),
+        ({"channels": ["%/etc/passwd"]}, "", "no expression"),
+        ({"method": {"_target_": "os.system", "command": "false"}}, "", "no expression"),
+        ({"network_def#width": 2}, "", "is none of the values"),
+        ({"bundle_root": "/tmp"}, "", "is none of the values"),
+        ({"weights": "/tmp/other.pt"}, "", "is none of the values"),
+        ([1], "", "are a list"),
+        ({}, "../../other.json", "none of the bundle's configs"),
+        ({}, "/tmp/other.json", "none of the bundle's configs"),
+    ],
+)
+def test_a_client_can_run_nothing(bundle_model: ModuleType, overrides: Any, overlay: str, message: str) -> None:
+    model = bundle_model.BundleModel()
+    model._root, model._prepared = REPOSITORY / "bundles" / "qsmgan", None
+    with pytest.raises(ValueError, match=message):
+        model._workflow(overlay, overrides)
