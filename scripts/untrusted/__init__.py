@@ -26,7 +26,7 @@ LOGGING = {".conf", ".cfg", ".ini"}
 WEIGHTS = {".pt", ".pth", ".ts", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".npy", ".npz"}
 # Data that what reads them does not run.
 HARMLESS = {
-    *("", ".md", ".txt", ".rst", ".csv", ".tsv", ".png", ".jpg", ".jpeg", ".gif", ".bib", ".gz", ".nii", ".onnx"),
+    *("", ".md", ".txt", ".rst", ".csv", ".tsv", ".png", ".jpg", ".jpeg", ".gif", ".bib", ".nii", ".onnx"),
     *(".safetensors", ".gitignore"),
 }
 
@@ -46,7 +46,7 @@ def examine(root: Path) -> list[Finding]:
         if not stat.S_ISREG(mode):
             found.append(Finding("links and devices", "link" if stat.S_ISLNK(mode) else "device", file))
             continue
-        suffix = path.suffix.lower()
+        suffix = ".nii" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
         with path.open("rb") as opened:
             start = opened.read(8)
         if suffix in CONFIGS | LOGGING | {".py"}:

@@ -57,6 +57,8 @@ def foreign(tmp_path: Path) -> Path:
     (root / "torch.py").write_text(run)
     (root / "broken.py").write_text("def :")
     (root / "hook.so").write_bytes(b"\x7fELF")
+    (root / "code.tar.gz").write_bytes(b"x")
+    (root / "image.NII.gz").write_bytes(b"x")
     (root / "link").symlink_to("/etc/passwd")
     (root / "outside").symlink_to("/etc")
     torch.save({"net": Evil()}, root / "models/model.pt")
@@ -82,6 +84,7 @@ EXPECTED = {
     ("modules in front of others", "torch", "torch", ""),
     ("own code", "1 files, 0 lines", "foreign_code.py", ""),
     ("files of other kinds", ".so", "hook.so", ""),
+    ("files of other kinds", ".gz", "code.tar.gz", ""),
     ("links and devices", "link", "link", ""),
     ("links and devices", "link", "outside", ""),
     ("weights", "imports builtins exec", "models/model.pkl", ""),
@@ -114,6 +117,7 @@ def test_everything_that_could_run_is_named_and_nothing_runs(foreign: Path, tmp_
     assert ("weights", "imports __builtin__ exec", "models/model.pt") in {row[:3] for row in found}
     unread = {row[2] for row in found if row[0] == "not looked into"}
     assert unread == {"broken.py", "configs/deep.json", "configs/object.yml"}
+    assert not any("image" in row[2] for row in found)
     texts = {row[1]: row[0] for row in found}
     assert texts["torch.optim.Adam"] == "own targets", "which the file torch.py takes the place of"
     assert "$@network.parameters()" not in texts and "$0.1 * @rate" not in texts
