@@ -84,6 +84,18 @@ def mark_shapes(app, what, name, found, options, lines):
     lines[:] = [re.sub(r"(?<![`\w\[,])(\[[^\]`]*\*[^\]`]*\])(?![`\w])", r"``\1``", line) for line in lines]
 
 
+def break_formulas(app, what, name, found, options, lines):
+    """Parts of a formula that stand side by side in a long docstring line stand below each other on the page."""
+    text = "\n".join(lines)
+    for block in re.findall(r"^ *\.\. math:: .*\n(?: +\S.*\n)*", text, re.MULTILINE):
+        start, formula = block.split(".. math:: ")
+        parts = [part.strip() for part in re.split(r"\\qquad\b", " ".join(formula.split()))]
+        if len(parts) > 1 and len(formula) > 100:
+            rows = f" \\\\\n{start}    ".join(f"& {part}" for part in parts)
+            text = text.replace(block, f"{start}.. math::\n\n{start}    {rows}\n")
+    lines[:] = text.split("\n")
+
+
 def shorter_path(app, env, node, contnode):
     """A function that its package hands on is documented there, and referred to by its own module as well."""
     package, _, name = node.get("reftarget", "").rpartition(".")
@@ -108,5 +120,6 @@ def setup(app):
     app.connect("include-read", turn_links)
     app.connect("source-read", hide_paths)
     app.connect("autodoc-process-docstring", mark_shapes, priority=900)
+    app.connect("autodoc-process-docstring", break_formulas, priority=901)
     app.connect("missing-reference", shorter_path)
     app.connect("build-finished", copy_reports)
