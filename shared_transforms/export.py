@@ -120,7 +120,7 @@ def export_networks(
         output_dir: folder of the files.
         table: path of the table without suffix.
         axes: for each input and for ``pred`` the name of each axis, None for one of fixed size; ``"8*x"`` for multiples
-            of 8, ``"x>=9"`` for a smallest size.
+            of 8, ``"x>=9"`` and ``"8*x>=24"`` for sizes from 9 and from 24.
         example: makes inputs like those the networks were trained for.
         recorded: sizes of the axes that vary, batch first, that the exporters see.
         compared: sizes at which the files are compared; others than ``recorded``.
@@ -168,7 +168,7 @@ def export_networks(
 def exported_torchscript(
     network: Network, inputs: Mapping[str, Tensor], script: bool = True
 ) -> tuple[bytes, Answer, Row]:
-    """A network as TorchScript, with the bundle's metadata in it as MONAI's ``ckpt_export`` puts them.
+    """A network as TorchScript, with what it is in its ``metadata.json``, as MONAI's ``ckpt_export`` puts it there.
 
     Args:
         network: what to export.
@@ -181,10 +181,10 @@ def exported_torchscript(
     Raises:
         RuntimeError: if the network cannot be compiled or recorded.
     """
-    module, buffer = network.module, io.BytesIO()
+    module, buffer, facts = network.module, io.BytesIO(), _facts(network, inputs)
     with _exporter(), torch.no_grad():
         made = torch.jit.script(module) if script else torch.jit.trace(module, tuple(inputs.values()))
-        save_net_with_metadata(made, buffer, meta_values=dict(network.metadata), include_config_vals=False)
+        save_net_with_metadata(made, buffer, meta_values=facts, include_config_vals=False)
         content = _without_sources(buffer.getvalue())
         device = next(module.parameters()).device
         loaded = torch.jit.load(io.BytesIO(content), map_location=device)
@@ -221,7 +221,8 @@ def exported_onnx(network: Network, inputs: Mapping[str, Tensor], axes: Axes) ->
         )  # fmt: skip
     assert program is not None  # what dynamo=True gives
     passes.ClearMetadataAndDocStringPass()(program.model)  # the paths of the sources, among other things
-    program.model.metadata_props.update(_facts(network))
+    facts = _facts(network, inputs)
+    program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
     proto = program.model_proto
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString()
@@ -288,13 +289,14 @@ def _dimensions(axes: Axes, inputs: Mapping[str, Tensor]) -> Iterator[dict[int, 
 
 
 def _axis(text: str) -> tuple[int, str, int]:
-    """Factor, name and smallest value of ``"8*x>=3"``."""
+    """Factor, name and smallest value of the name: 8, x and 3 for ``"8*x>=24"``."""
     match = AXIS.fullmatch(text)
     if match is None:
         raise QMRIError(
             field="axes", found=text, expected='a name such as "x", "8*x" or "x>=9"', remedy="mend configs/export.json"
         )
-    return int(match["factor"] or 1), match["name"], int(match["least"] or 1)
+    factor = int(match["factor"] or 1)
+    return factor, match["name"], -(-int(match["least"] or 1) // factor)
 
 
 def _varying(axes: Axes) -> str:
@@ -307,16 +309,14 @@ def _shapes(values: Mapping[str, Tensor]) -> str:
     return "; ".join(f"{name}: {' x '.join(map(str, value.shape))}" for name, value in values.items())
 
 
-def _facts(network: Network) -> dict[str, str]:
-    """What the file says of itself: bundle, version, weights, and inputs and outputs as in metadata.json."""
-    metadata = network.metadata
-    return {
-        "name": str(metadata["name"]),
-        "version": str(metadata["version"]),
-        "weights": network.weights.name,
-        "weights_sha256": sha256_file(network.weights),
-        "network_data_format": json.dumps(metadata["network_data_format"]),
-    }
+def _facts(network: Network, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the file says of itself: bundle, version, weights; inputs and outputs, if metadata.json's are this network's."""
+    metadata, described = network.metadata, network.metadata["network_data_format"]["inputs"]
+    facts = {name: metadata[name] for name in ("name", "version")}
+    facts |= {"weights": network.weights.name, "weights_sha256": sha256_file(network.weights)}
+    if all(value.shape[1] == described[name]["num_channels"] for name, value in inputs.items()):
+        facts["network_data_format"] = metadata["network_data_format"]
+    return facts
 
 
 def _without_sources(content: bytes) -> bytes:

@@ -68,14 +68,25 @@ def _assert_close(found: Tensor, network: Network, values: dict[str, Tensor]) ->
         assert difference.quantile(0.95) < 1e-3 if ties else difference.max() < 1e-4
 
 
+def _assert_described(facts: dict[str, Any], network: Network, recorded: dict[str, Tensor]) -> None:
+    """A file says whose weights it holds, and what goes in and comes out where metadata.json says so of this network."""
+    assert facts["name"] == network.metadata["name"]
+    assert facts["weights_sha256"] == sha256_file(network.weights)
+    described = network.metadata["network_data_format"]
+    own = recorded["image"].shape[1] == described["inputs"]["image"]["num_channels"]
+    assert own == (network.weights.name not in ("model_t2.pt", "paper.pt"))
+    assert facts.get("network_data_format") == (described if own else None)
+
+
 @pytest.mark.parametrize(("bundle", "weights"), SHIPPED)
 @torch.no_grad()
 def test_torchscript_gives_the_same_answer(bundle: str, weights: str, tmp_path: Path) -> None:
     config, network, path = _config(bundle), _network(bundle, weights), tmp_path / "model.ts"
-    content, _, _ = exported_torchscript(network, _example(config, network, config["recorded"]), config["script"])
+    recorded = _example(config, network, config["recorded"])
+    content, _, _ = exported_torchscript(network, recorded, config["script"])
     path.write_bytes(content)
     loaded, metadata, _ = load_net_with_metadata(str(path))
-    assert metadata["network_data_format"] == network.metadata["network_data_format"]
+    _assert_described(metadata, network, recorded)
     for sizes in config["compared"]:
         assert sizes[0] != config["recorded"][0] and sizes[1:] != config["recorded"][1:]
         values = _example(config, network, sizes)
@@ -102,7 +113,7 @@ def test_onnx_gives_the_same_answer(bundle: str, weights: str, tmp_path: Path) -
         named = [isinstance(length, str) for length in value.shape]
         assert named == [axis is not None for axis in config["axes"][value.name]]
     facts = session.get_modelmeta().custom_metadata_map
-    assert facts["weights_sha256"] == sha256_file(network.weights)
+    _assert_described({k: json.loads(v) if v.startswith("{") else v for k, v in facts.items()}, network, recorded)
     for sizes in config["compared"]:
         values = _example(config, network, sizes)
         [found] = session.run(None, {name: value.numpy() for name, value in values.items()})
