@@ -63,7 +63,10 @@ class Network:
 
 
 def read_networks(
-    bundle_root: str | Path, weights: str | Path | None = None, configs: Sequence[str] | None = None
+    bundle_root: str | Path,
+    weights: str | Path | None = None,
+    configs: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
 ) -> list[Network]:
     """Networks of a bundle with their weights.
 
@@ -72,6 +75,7 @@ def read_networks(
         weights: a file, or one of ``models/``; None for every file whose provenance metadata.json tells.
         configs: whose ``network_def`` takes the weights, base first; None for those that metadata.json names, and for
             inference.json where it does not name the file.
+        device: where the networks are, and where TorchScript that is no compiled source stays.
 
     Returns:
         One network for each file.
@@ -93,7 +97,7 @@ def read_networks(
         parser.read_config([str(root / "configs" / name) for name in names])
         parser["bundle_root"] = str(root)
         module = load_weights(parser.get_parsed_content("network_def"), path, network=f"network_def of {names[-1]}")
-        found.append(Network(module.eval(), path, metadata))
+        found.append(Network(module.eval().to(device), path, metadata))
     return found
 
 
@@ -310,7 +314,7 @@ def _shapes(values: Mapping[str, Tensor]) -> str:
 
 
 def _facts(network: Network, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the file says of itself: bundle, version, weights; inputs and outputs, if metadata.json's are this network's."""
+    """Bundle, version, weights, and inputs and outputs where those of metadata.json are this network's."""
     metadata, described = network.metadata, network.metadata["network_data_format"]["inputs"]
     facts = {name: metadata[name] for name in ("name", "version")}
     facts |= {"weights": network.weights.name, "weights_sha256": sha256_file(network.weights)}

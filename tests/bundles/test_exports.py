@@ -69,7 +69,7 @@ def _assert_close(found: Tensor, network: Network, values: dict[str, Tensor]) ->
 
 
 def _assert_described(facts: dict[str, Any], network: Network, recorded: dict[str, Tensor]) -> None:
-    """A file says whose weights it holds, and what goes in and comes out where metadata.json says so of this network."""
+    """A file says whose weights it holds, and what goes in and comes out where metadata.json is of this network."""
     assert facts["name"] == network.metadata["name"]
     assert facts["weights_sha256"] == sha256_file(network.weights)
     described = network.metadata["network_data_format"]

@@ -33,6 +33,7 @@ def example(network: RelaxometryEstimator, sizes: Sequence[int], generator: torc
         low, high = RANGES[name]
         coarse = torch.rand((batch, 1, 4, 4), generator=generator)
         maps.append(low + (high - low) * interpolate(coarse, plane, mode="bilinear")[:, 0])
-    signal = network.signal_model.cpu()(*maps).movedim(0, 1)
+    device = network.signal_model.times.device
+    signal = network.signal_model(*(values.to(device) for values in maps)).movedim(0, 1).cpu()
     noise = RANGES["A"][1] / SNR * torch.randn((2, *signal.shape), generator=generator)
     return {"image": torch.hypot(signal + noise[0], noise[1])}
