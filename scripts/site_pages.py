@@ -22,9 +22,9 @@ from documents import documents_of
 SITE = REPOSITORY / "docs" / "site"
 MADE = ("bundles", "reference")  # folders of the site that are written here, and nothing else is in them
 ROWS_SHOWN = 40  # of one table; all of them are in its file
-OPTIONS_OF_MONAI = {
+OPTIONS_OF_ALL = {
     "bundle_root": "folder of the bundle",
-    "dataset_dir": "folder of the input; of a training, of what it reads beside its simulator",
+    "dataset_dir": "folder of the input; a training by simulation reads nothing from it",
     "output_dir": "folder of what is written, made if missing",
     "device": "where it is computed: `$torch.device('cpu')`, `$torch.device('cuda:1')`",
     "weights": "file of the weights, a `state_dict` of tensors",
@@ -158,11 +158,11 @@ def values_of(config: Mapping[str, Any]) -> dict[str, Any]:
 def meaning(key: str, config: Mapping[str, Any]) -> str:
     """What a value of a config means.
 
-    It is what the config's ``_desc_`` says of it, or else the docstring of the class or function that it is handed to,
-    or else what all bundles share; empty where none of them says anything.
+    It is what the config's ``_desc_`` says of it, or else what all bundles share, or else the docstring of the class or
+    function that it is handed to; empty where none of them says anything.
     """
     said = _clauses(key, config.get("_desc_", ""))
-    return said or _from_docstring(key, config) or OPTIONS_OF_MONAI.get(key, "")
+    return said or OPTIONS_OF_ALL.get(key, "") or _from_docstring(key, config)
 
 
 def _clauses(key: str, description: str) -> str:
@@ -215,7 +215,8 @@ def argument_text(docstring: str, argument: str) -> str:
                 if not more.startswith(entry[1] + " "):
                     break
                 rest.append(more.strip())
-            return re.sub(r"``", "`", " ".join([entry[3], *rest])).rstrip(".")
+            text = re.sub(r":\w+:(`+)~?", r"\1", " ".join([entry[3], *rest]))  # roles are of reStructuredText
+            return text.replace("``", "`").rstrip(".")
     return ""
 
 

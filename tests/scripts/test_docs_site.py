@@ -22,8 +22,8 @@ NO_FORMULA = {
 }  # fmt: skip
 # Definitions that no paper has to give: their formula is all there is to say.
 DEFINITIONS = NO_FORMULA | {
-    "ArterialInput", "Ellipsoids", "Fit", "SignalModel", "Tubes", "arterial_scale", "baseline_signal", "delay_from_tmax",
-    "disc_fractions", "draw_discs", "draw_ellipsoids", "draw_tubes", "ellipsoid_fractions", "field_per_concentration",
+    "ArterialInput", "Ellipsoids", "Fit", "SignalModel", "Tubes", "arterial_scale", "baseline_signal",
+    "delay_from_tmax", "disc_fractions", "draw_discs", "draw_ellipsoids", "draw_tubes", "ellipsoid_fractions", "field_per_concentration",
     "find_frames", "fold_planes", "frequency_period", "paint", "perfusion_maps", "polarity_splits", "random_rotations",
     "rescale_phase", "tube_fractions", "unmix_tissue", "wrap",
 }  # fmt: skip
@@ -75,6 +75,18 @@ def test_public_names_of_physics_have_formula_and_source() -> None:
                 without["source"].append(name)
     assert without == {"formula": [], "source": []}
     assert seen >= DEFINITIONS  # no exception for what is not there any more
+
+
+def test_meaning_of_a_value_comes_from_description_or_docstring() -> None:
+    config = {
+        "_desc_": "Fits. first: what is said; second, third: are said together. Else nothing.",
+        "first": 1, "third": 2, "fourth": "rician", "seed": 0,
+        "network": {"_target_": "physics.noise.check_noise_model", "noise": "@fourth"},
+        "other": {"_target_": "physics.noise.add_rician_noise", "sigma": "$2 * @fourth"},
+    }  # fmt: skip
+    assert meaning("first", config) == "what is said" and "said together" in meaning("third", config)
+    assert meaning("fourth", config).startswith("standard deviation of the real and of the imaginary part")
+    assert "same seed" in meaning("seed", config) and meaning("network", config) == ""
 
 
 def test_pages_name_each_module(made: dict[str, str]) -> None:
