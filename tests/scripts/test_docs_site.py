@@ -23,7 +23,8 @@ NO_FORMULA = {
 # Definitions that no paper has to give: their formula is all there is to say.
 DEFINITIONS = NO_FORMULA | {
     "ArterialInput", "Ellipsoids", "Fit", "SignalModel", "Tubes", "arterial_scale", "baseline_signal",
-    "delay_from_tmax", "disc_fractions", "draw_discs", "draw_ellipsoids", "draw_tubes", "ellipsoid_fractions", "field_per_concentration",
+    "delay_from_tmax", "disc_fractions", "draw_discs", "draw_ellipsoids", "draw_tubes",
+    "ellipsoid_fractions", "field_per_concentration",
     "find_frames", "fold_planes", "frequency_period", "paint", "perfusion_maps", "polarity_splits", "random_rotations",
     "rescale_phase", "tube_fractions", "unmix_tissue", "wrap",
 }  # fmt: skip
