@@ -18,7 +18,7 @@ import pytest
 import requests
 from bundle_files import REPOSITORY
 from bundle_zip import open_bundle
-from monai_label import APP, ENVIRONMENT, VARIANTS, build_app, main, server_command, set_up
+from monai_label import ENVIRONMENT, VARIANTS, build_app, set_up
 from pack_bundle import stage, write_zip
 
 from ..bundles.known_inputs import RUNS, from_centres, lesion_maps, rims
@@ -351,19 +351,3 @@ print(file, said["unit"])
     assert answer.status_code == 200
     assert answer.content.startswith(b"NRRD")
     assert b"type: unsigned char" in answer.content[:400]
-
-
-def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["start", str(tmp_path), "--app", str(tmp_path / "none"), "--environment", str(tmp_path)]) == 1
-    assert "make the environment first" in capsys.readouterr().err
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "thesis.txt").touch()
-    assert main(["app", str(tmp_path / "no.zip"), "--app", str(tmp_path / "kept")]) == 1
-    assert (tmp_path / "kept" / "thesis.txt").exists()
-
-
-def test_the_command_names_the_models_asked_for(zips: dict[str, Path], tmp_path: Path) -> None:
-    build_app([zips["deepspio"]], tmp_path / "app")
-    command = server_command(ENVIRONMENT, tmp_path / "app", tmp_path, "127.0.0.1", 8000, ["deepspio"])
-    assert command[-3:] == ["--conf", "models", "deepspio"]
-    assert APP.parent == REPOSITORY / "build"
