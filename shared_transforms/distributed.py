@@ -179,7 +179,7 @@ class SharedBatchNorm(_BatchNorm):
             return super().forward(features)
         axes = [axis for axis in range(features.ndim) if axis != 1]
         shape = [1, -1] + [1] * (features.ndim - 2)
-        values = features.float()
+        values = features.to(torch.promote_types(features.dtype, torch.float32))
         own = values.new_tensor([float(values.numel() // values.shape[1])])
         sums = _sum_over_processes(torch.cat([values.sum(axes), own]))
         count = sums[-1].detach()

@@ -50,7 +50,8 @@ class MLflowTracking:
     and nothing but letters, digits and ``_-./`` (MONAI's own tracking fails on others); as files the executed
     configuration, the weights, the pictures in ``output_dir/figures``, the model card, and what ``log_artifact`` is
     given; as tags ``recipe_sha256``, the same for all runs of one recipe, ``bundle_version`` and ``weights_sha256``; as
-    the description the model card's beginning. Only rank 0 records. It uses an experiment of its own, so that MONAI's
+    the description the model card's beginning. Only rank 0 records, the losses as
+    means over the ranks. It uses an experiment of its own, so that MONAI's
     ``--tracking mlflow`` may run beside it. Nothing is written before the engine starts.
 
     The record goes to a sqlite file in ``output_dir``, to ``tracking_uri``, or to the environment variable
@@ -137,8 +138,14 @@ class MLflowTracking:
             self._outbox.add(files={Path(path): folder})
 
     def _start(self, engine: Engine) -> None:
-        if idist.get_rank() != 0:
-            return
+        if idist.get_rank() == 0:
+            self._begin_or_refuse(engine)
+        # Registered now, when all others are: after the validation of the epoch.
+        if not engine.has_event_handler(self._epoch, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+
+    def _begin_or_refuse(self, engine: Engine) -> None:
         from mlflow.exceptions import MlflowException
 
         _mend_monai_handlers(engine)
@@ -153,10 +160,6 @@ class MLflowTracking:
                 remedy="start the server, correct the address or MLflow's variables for its credentials, or leave the "
                 "address out: the record then goes to a file in output_dir",
             ) from error
-        # Registered now, when all others are: after the validation of the epoch.
-        if not engine.has_event_handler(self._epoch, Events.EPOCH_COMPLETED):
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
 
     def _begin(self, engine: Engine) -> None:
         """Make or find the run, and record what is known before the first step."""
@@ -175,12 +178,23 @@ class MLflowTracking:
                 file.write((without_password(json.dumps(self.config, indent=2, default=str)) + "\n").encode())
             files[path] = None
         if self.bundle_root is not None:
-            version = json.loads((self.bundle_root / "configs" / "metadata.json").read_text("utf-8"))["version"]
             card = self.bundle_root / MODEL_CARD
-            tags |= {"bundle_version": version, "mlflow.note.content": description(card.read_text("utf-8"))}
+            tags |= self._describe(self._handler) | {"mlflow.note.content": description(card.read_text("utf-8"))}
             files[card] = "model_card"
         self._outbox = Outbox(self._handler.client, run_id)
         self._outbox.add(tags=tags, files=files)
+
+    def _describe(self, handler: MLFlowHandler) -> dict[str, str]:
+        """Say of the experiment what it is, unless somebody has; and give the tags that say it of the run."""
+        assert self.bundle_root is not None
+        metadata = json.loads((self.bundle_root / "configs" / "metadata.json").read_text("utf-8"))
+        experiment: Any = handler.experiment
+        # The kind decides which pages MLflow shows first: else those for language models.
+        kind = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": metadata["description"]}
+        for name in kind.keys() - experiment.tags.keys():
+            handler.client.set_experiment_tag(experiment.experiment_id, name, kind[name])
+        version = str(metadata["version"])
+        return {"bundle_version": version, "mlflow.source.name": f"{self.experiment_name} {version}"}
 
     def _make_handler(self) -> MLFlowHandler:
         from monai.handlers import MLFlowHandler  # imports mlflow, which takes seconds
@@ -223,11 +237,16 @@ class MLflowTracking:
             self._log({f"iteration_{name}": value for name, value in losses.items()}, engine.state.iteration)
 
     def _epoch(self, engine: Engine) -> None:
+        # Every rank takes part: each has the losses of its own samples.
+        losses = {name: torch.stack(values).double().mean() for name, values in self._losses.items()}
+        losses = {name: idist.all_reduce(mean) / idist.get_world_size() for name, mean in losses.items()}
+        self._losses.clear()
+        if self._outbox is None:
+            return
         optimizer = getattr(engine, "optimizer", None)
         prefix = "val_" if isinstance(engine, Evaluator) else "train_"
         values: dict[str, Any] = {f"{prefix}{name}": value for name, value in engine.state.metrics.items()}
-        values |= {f"{prefix}{name}": torch.stack(losses).double().mean() for name, losses in self._losses.items()}
-        self._losses.clear()
+        values |= {f"{prefix}{name}": mean for name, mean in losses.items()}
         if optimizer is not None:
             values["learning_rate"] = optimizer.param_groups[0]["lr"]
             values["epoch_seconds"] = engine.state.times.get(Events.EPOCH_COMPLETED.name)

@@ -17,7 +17,7 @@ class Throughput:
     the time of the training step. On CUDA both wait for the device.
 
     Args:
-        batch_size: samples in a batch, of one process.
+        batch_size: samples in a batch, of all processes together.
     """
 
     def __init__(self, batch_size: int) -> None:
