@@ -276,6 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.train:
         print(json.dumps(train(options.train)))
     elif options.check or options.write:
+        if options.check and not PAGE.is_file() and not list(options.output.glob("*.json")):
+            return 0  # nothing is measured, and nothing said
         wanted = page(options.output)
         if options.check:
             if PAGE.is_file() and PAGE.read_text("utf-8") == wanted:
