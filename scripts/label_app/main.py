@@ -51,7 +51,8 @@ class BundleTask(BundleInferTask):
         # Other weights of the folder belong to other networks.
         self._config.pop("model_filename", None)
         # The channels of the network are no segments.
-        self.labels, self.dimension = {}, 3
+        self.labels: dict[str, int] = {}
+        self.dimension = 3
 
     def __call__(self, request: dict[str, Any], callbacks: dict[Any, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Return the file with the map, and what there is to know of it."""

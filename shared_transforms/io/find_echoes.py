@@ -95,7 +95,7 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
         else:
             groups[_key(path, sidecar)].append(Echo(path, sidecar, part_of(path, sidecar)))
     _refuse_gaps(groups)
-    found = []
+    found: list[tuple[list[Echo], list[Echo], list[Echo]]] = []
     for group in _merged(groups):
         for magnitude, phase in _pairs(group):
             joined = [e for e in magnitude if not phase and is_joined(e.path, e.sidecar)]
