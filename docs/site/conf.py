@@ -12,6 +12,7 @@ sys.path[:0] = [str(REPOSITORY / "scripts"), *(str(path) for path in sorted(REPO
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from site_pages import bundle_names, for_site, write_pages  # noqa: E402
+from sphinx.util import logging  # noqa: E402
 
 project = "qmri-bundles"
 author = "The qmri-bundles contributors"
@@ -70,7 +71,11 @@ REPORTS = REPOSITORY / "build" / "gallery"
 
 def turn_links(app, path, docname, content):
     """Links of an included text, to files of the repository, become those of the site."""
-    content[0] = for_site(content[0], (REPOSITORY / "docs" / "site" / path).resolve())
+    file = (REPOSITORY / "docs" / "site" / path).resolve()
+    try:
+        content[0] = for_site(content[0], file)
+    except ValueError as error:
+        logging.getLogger(__name__).warning("%s has %s", file.name, error)
 
 
 def hide_paths(app, docname, content):
