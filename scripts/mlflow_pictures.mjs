@@ -24,12 +24,14 @@ const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? 
 const page = await browser.newPage({ viewport: { width: 1600, height: 1000 } });
 page.setDefaultTimeout(90_000);
 
+await page.goto(server);
+await page.getByText("Model training", { exact: true }).first().click();
+
 async function picture(path, ready, file) {
   await page.goto(`${server}/#/experiments/${experiment}/${path}`);
   await page.getByText(ready).first().waitFor();
   const assistant = page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]');
   if (await assistant.isVisible()) await assistant.click();
-  await page.getByText("Model training", { exact: true }).first().click();
   await page.waitForTimeout(20_000); // charts are drawn late
   await page.screenshot({ path: `${folder}/${file}` });
 }

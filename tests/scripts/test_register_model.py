@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bundle_files import REPOSITORY, BundleError
-from pack_bundle import pack
+from pack_bundle import stage, write_zip
 from register_model import main, register
 
 from ..bundles.known_inputs import RUNS, Run
@@ -82,22 +83,30 @@ def one_file(run: Run, folder: Path) -> dict[str, Any]:
     return {"file": str(folder / "image.nii.gz"), "params": params | overlay}
 
 
+@pytest.fixture
+def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A sqlite file, with the files of models beside it."""
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    yield f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(None)
+
+
 @pytest.mark.mlflow
-def test_models_give_the_maps_of_the_bundles_to_the_bit(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_models_give_the_maps_of_the_bundles_to_the_bit(uri: str, tmp_path: Path) -> None:
     cases = []
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": ""}
     for bundle, runs in RUNS.items():
-        archive = pack(bundle, tmp_path, REPOSITORY)
-        command = [sys.executable, str(REPOSITORY / "scripts/register_model.py"), str(archive), "--tracking-uri", uri]
-        for _ in range(2):  # the second time it is there
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-            assert done.stdout.splitlines()[-1] == f"models:/{bundle}/1"
+        archive = tmp_path / f"{bundle}.zip"
+        write_zip(stage(REPOSITORY / "bundles" / bundle, tmp_path / "stage", REPOSITORY), archive)
+        assert register(archive, uri) == (bundle, "1")
+        assert register(archive, uri) == (bundle, "1")  # it is there
         for number, run in enumerate(runs):
             folder = tmp_path / f"{bundle}{number}"
             folder.mkdir()
             case = {"bundle": bundle, "zip": str(archive), "configs": run.configs, "options": run.options}
             cases.append(case | one_file(run, folder))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-I", "-S", "-c", COMPARE, sysconfig.get_path("purelib"), uri, json.dumps(cases)]
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
