@@ -21,7 +21,7 @@ export UV_TORCH_BACKEND ?= auto
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-dist test-numpy1 test-mlflow test-batch test-exports test-federated test-label label lint benchmark export docs test-docs documents dist check clean
+.PHONY: help setup demo test test-dist test-numpy1 test-mlflow test-batch test-exports test-nodes test-federated test-label label lint benchmark export docs test-docs documents dist check clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -62,6 +62,9 @@ test-batch: $(STAMP) ## fifty subjects of each bundle through batch.json, killed
 
 test-exports: $(STAMP) ## ONNX of the networks whose exporter takes a minute, and by MONAI
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m exports $(ARGS)
+
+test-nodes: $(STAMP) ## a training on two nodes, as torchrun runs it on two machines
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m nodes $(ARGS)
 
 test-federated: $(STAMP) ## federated training of two sites in NVFlare's simulator
 	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[federated]"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .lesion_tables import SIZE, lesion_table
-from .trainings import Training, metrics_of, state, train_in_two_processes
+from .trainings import Training, assert_equal_states, metrics_of, state, train_in_two_processes
 
 pytestmark = pytest.mark.xdist_group("two processes")
 
@@ -53,7 +57,7 @@ TRAININGS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every training for one step, in one process (``one``) and in two (``two``)."""
+    """Every training for one step, in one process (``one``) and in two (``two``); in two also one that is resumed."""
     folder = tmp_path_factory.mktemp("processes")
     record = {"tracking_uri": f"sqlite:///{folder}/mlruns.db"}  # one for all: to make it takes longer than to train
     lesion_table().select(torch.arange(43)).save(folder / "table.pt")
@@ -66,6 +70,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             own["start_weights"] = str(folder / "one" / "qsmgan" / "checkpoints" / "model.pt")
         training.train(folder / "one" / name, 1, (config,), **own)
         started.append(training.arguments(folder / "two" / name, (config, "multi_gpu_train.json"), epochs=1, **own))
+    training, two_steps = TRAININGS["deepspio"][0], record | {"lr_scheduler#t_total": 2}
+    files = ("train.json", "multi_gpu_train.json")
+    started += [
+        training.arguments(folder / "two" / "whole", files, epochs=2, **two_steps),
+        training.arguments(folder / "two" / "parts", files, epochs=1, **two_steps),
+        training.arguments(folder / "two" / "parts", files, epochs=2, resume=True, **two_steps),
+    ]
     train_in_two_processes(folder / "trainings.json", started)
     return folder
 
@@ -110,5 +121,35 @@ def test_each_training_of_two_processes_is_one_run(folder: Path) -> None:
 
     record = MlflowClient(f"sqlite:///{folder}/mlruns.db")
     runs = record.search_runs([experiment.experiment_id for experiment in record.search_experiments()])
-    assert len(runs) == 2 * len(TRAININGS)
+    assert len(runs) == 2 * len(TRAININGS) + 2  # whole; parts, resumed
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_resumed_in_two_processes_equals_uninterrupted(folder: Path) -> None:
+    whole, parts = (state(folder / "two" / run, 2) for run in ("whole", "parts"))
+    assert_equal_states(whole, parts)
+    assert len(whole["random"]["ranks"]) == 2
+
+
+@pytest.mark.nodes
+def test_two_nodes_have_the_gradient_of_one_process(tmp_path: Path) -> None:
+    """Two agents of torchrun, each with a process, as on two machines; by the documented command."""
+    training = TRAININGS["rim_relaxometry"][0]
+    training.train(tmp_path / "one", 1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = training.arguments(tmp_path / "two", ("train.json", "multi_gpu_train.json"), epochs=1)
+    options = [text for key, value in arguments.items() for text in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    command += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    nodes = [
+        subprocess.Popen(
+            [*command, "--node_rank", str(rank), "-m", "monai.bundle", "run", *options], cwd="/", env=environment
+        )
+        for rank in range(2)
+    ]
+    assert [node.wait(timeout=900) for node in nodes] == [0, 0]
+    one, two = (state(tmp_path / run, 1)["optimizer"]["state"] for run in ("one", "two"))
+    assert_close(gradients(two, 0.9), gradients(one, 0.9))
