@@ -5,14 +5,17 @@ import re
 import shutil
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY / "scripts"), *(str(path) for path in sorted(REPOSITORY.glob("bundles/*")))]
 os.environ.setdefault("MPLBACKEND", "Agg")
+# MONAI warns in every run that configs are code; these are our own.
+warnings.filterwarnings("ignore", message=".*config", category=UserWarning, module="monai.bundle")
 
-from site_pages import bundle_names, for_site, write_pages  # noqa: E402
-from sphinx.util import logging  # noqa: E402
+from site_pages import bundle_names, for_site, write_pages
+from sphinx.util import logging
 
 project = "qmri-bundles"
 author = "The qmri-bundles contributors"

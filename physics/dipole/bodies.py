@@ -154,8 +154,8 @@ def cuboid_field(
 ) -> Tensor:
     r"""Field of a cuboid with edges along the axes.
 
-    .. math:: b = \chi \left(\tfrac{1}{3} \operatorname{tr} N - \hat b \cdot N \hat b\right), \quad
-        N_{xx} = \sum_{\pm\pm\pm} \frac{\pm 1}{4\pi} \arctan \frac{y z}{x r}, \quad
+    .. math:: b = \chi \left(\tfrac{1}{3} \operatorname{tr} N - \hat b \cdot N \hat b\right), \qquad
+        N_{xx} = \sum_{\pm\pm\pm} \frac{\pm 1}{4\pi} \arctan \frac{y z}{x r}, \qquad
         N_{xy} = -\sum_{\pm\pm\pm} \frac{\pm 1}{4\pi} \operatorname{arsinh} \frac{z}{\sqrt{x^2 + y^2}}
 
     N is the demagnetisation tensor, (x, y, z) the point from each of the eight corners [mm], r its distance, the sign

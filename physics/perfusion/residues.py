@@ -117,7 +117,7 @@ def residue_spectrum(
 ) -> Tensor:
     r"""Spectrum of a mixture of residues.
 
-    .. math:: \hat R(\omega) = \int_0^\infty R(t) e^{-i \omega t} dt = MTT \sum_j w_j \rho_j(z), \quad
+    .. math:: \hat R(\omega) = \int_0^\infty R(t) e^{-i \omega t} dt = MTT \sum_j w_j \rho_j(z), \qquad
         z = i \omega MTT, \quad \rho(z) = \begin{cases}
         1 / (1 + z) & \text{exponential} \\
         (1 - e^{-z}) / z & \text{box} \\

@@ -20,7 +20,7 @@ import physics
 repository = Path(physics.__file__).parents[1]
 sys.path[:0] = [str(repository / "scripts"), str(repository / "bundles" / "rim_relaxometry")]
 
-from demos import rim_relaxometry as demo  # noqa: E402
+from demos import rim_relaxometry as demo
 
 # %%
 # The overlay

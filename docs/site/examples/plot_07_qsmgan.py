@@ -19,7 +19,7 @@ import physics
 repository = Path(physics.__file__).parents[1]
 sys.path[:0] = [str(repository / "scripts"), str(repository / "bundles" / "qsmgan")]
 
-from demos import qsmgan as demo  # noqa: E402
+from demos import qsmgan as demo
 
 # %%
 # A scan

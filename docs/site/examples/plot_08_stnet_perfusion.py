@@ -19,7 +19,7 @@ import physics
 repository = Path(physics.__file__).parents[1]
 sys.path[:0] = [str(repository / "scripts"), str(repository / "bundles" / "stnet_perfusion")]
 
-from demos import stnet_perfusion as demo  # noqa: E402
+from demos import stnet_perfusion as demo
 
 # %%
 # A series

@@ -18,7 +18,7 @@ import physics
 repository = Path(physics.__file__).parents[1]
 sys.path[:0] = [str(repository / "scripts"), str(repository / "bundles" / "deepspio")]
 
-from demos import deepspio as demo  # noqa: E402
+from demos import deepspio as demo
 
 # %%
 # An image

@@ -20,7 +20,7 @@ import physics
 repository = Path(physics.__file__).parents[1]
 sys.path[:0] = [str(repository / "scripts"), str(repository / "bundles" / "qsmrim_net")]
 
-from demos import qsmrim_net as demo  # noqa: E402
+from demos import qsmrim_net as demo
 
 # %%
 # A subject

@@ -22,7 +22,7 @@ repository = Path(physics.__file__).parents[1]
 bundle = repository / "bundles" / "rim_relaxometry"
 sys.path.insert(0, str(bundle))
 
-from rim_relaxometry.simulator import RelaxometrySimulator  # noqa: E402
+from rim_relaxometry.simulator import RelaxometrySimulator
 
 # %%
 # A folder of heads

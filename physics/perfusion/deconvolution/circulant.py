@@ -25,9 +25,8 @@ def csvd_operator(aif: Tensor, dt: float, threshold: float = 0.1) -> Tensor:
     r"""Pseudo-inverse of the block-circulant matrix of an arterial curve, for the measured half of the period.
 
     .. math:: A_{ij} = \Delta t \, c_a\left[(i - j) \bmod 2N\right], \quad \lambda = \Delta t \, \mathrm{DFT}(c_a),
-        \quad A^+ = \mathrm{DFT}^{-1} \operatorname{diag}\left(\frac{[\,|\lambda_k| \ge \tau \max
-        |\lambda|\,]}{\lambda_k}\right)
-        \mathrm{DFT}
+        \qquad A^+ = \mathrm{DFT}^{-1} \operatorname{diag}\left(
+        \frac{[\,|\lambda_k| \ge \tau \max |\lambda|\,]}{\lambda_k}\right) \mathrm{DFT}
 
     ``residue[..., 2N] = operator @ concentration[..., N]``. Row i is the residue at time i dt, for i >= N at the
     negative time (i - 2N) dt. Neighbouring frames are not weighted. Source: Wu et al., Magn Reson Med 50:164 (2003).
