@@ -27,15 +27,18 @@ page.setDefaultTimeout(90_000);
 await page.goto(server);
 await page.getByText("Model training", { exact: true }).first().click();
 
-async function picture(path, ready, file) {
+async function picture(path, ready, file, prepare = async () => {}) {
   await page.goto(`${server}/#/experiments/${experiment}/${path}`);
   await page.getByText(ready).first().waitFor();
   const assistant = page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]');
   if (await assistant.isVisible()) await assistant.click();
+  await prepare();
   await page.waitForTimeout(20_000); // charts are drawn late
   await page.screenshot({ path: `${folder}/${file}` });
 }
 
-await picture("runs?compareRunsMode=CHART", runs[0].info.run_name, "mlflow_ui.png");
+await picture("runs?compareRunsMode=CHART", runs[0].info.run_name, "mlflow_ui.png", () =>
+  page.getByPlaceholder("Search metric charts").fill("val_"),
+);
 await picture(`runs/${runs[0].info.run_id}`, "Metrics (", "mlflow_run.png");
 await browser.close();

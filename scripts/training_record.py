@@ -43,6 +43,7 @@ class Run:
         timed: number of epochs it is the time of; None for all.
         values: plain values at the top of the executed configuration.
         best: lowest validation metric by name.
+        recipe_sha256: the tag by which MLflow finds all runs of the recipe; None for a run without a record.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class Run:
     timed: int | None
     values: dict[str, Any]
     best: dict[str, float]
+    recipe_sha256: str | None
 
 
 def register(
@@ -122,7 +124,7 @@ def register(
         "steps": steps,
         "best_validation": run.best,
         "values": run.values,
-        "values_sha256": hashlib.sha256(json.dumps(run.values, sort_keys=True).encode()).hexdigest(),
+        "recipe_sha256": run.recipe_sha256,
     }
     if earlier:
         recipes = [one["recipe"] for one in (*earlier, record)]
@@ -281,7 +283,7 @@ def _run(run_dir: Path, given: Mapping[str, Any], defaults: dict[str, Any]) -> R
     if missing:
         options = ", ".join(f"--{key}" for key in missing)
         raise RecordError(f"{run_dir} does not tell {', '.join(missing)}: give {options}")
-    known = {key: found[key] for key in ("seconds", "timed", "values", "best")}
+    known = {key: found.get(key) for key in ("seconds", "timed", "values", "best", "recipe_sha256")}
     return Run(seed=int(found["seed"]), commit=str(found["commit"]), hardware=str(found["hardware"]), **known)
 
 
@@ -308,6 +310,7 @@ def _from_mlflow(run_dir: Path, defaults: dict[str, Any]) -> dict[str, Any] | No
         "timed": len(epochs),
         "values": {key: value for key, value in user_values(values).items() if key not in PATHS},
         "best": {key.removeprefix("best_"): value for key, value in metrics.items() if key.startswith("best_")},
+        "recipe_sha256": run.data.tags.get("recipe_sha256"),
     }
 
 

@@ -147,6 +147,7 @@ def test_trainings_are_children_of_one_record(whole: Path) -> None:
     parent = (whole / "mlflow_parent_run_id.txt").read_text().strip()
     [experiment] = [found for found in client.search_experiments() if found.name == "qsmrim_net"]
     runs = client.search_runs([experiment.experiment_id])
+    assert next(found for found in runs if found.info.run_id == parent).info.status == "FINISHED"
     children = [found for found in runs if found.data.tags.get("mlflow.parentRunId") == parent]
     assert {found.info.run_name for found in children} == {
         "QSMRim-Net, fold 0, seed 0", "QSMRim-Net, fold 1, seed 0", "QSMRim-Net, fold 0, seed 1",

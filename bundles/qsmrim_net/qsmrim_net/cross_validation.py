@@ -144,6 +144,8 @@ def cross_validate(
             field="runs", found=f"{len(failures)} of {len(runs)} failed: " + "; ".join(failures),
             expected="no failure", remedy="see the messages above, and start again: finished runs are kept",
         )  # fmt: skip
+    if all(path.is_file() for path in files):
+        _finish_parent_run(validation)
     return [path for path in files if path.is_file()]
 
 
@@ -244,6 +246,15 @@ def _parent_run(validation: CrossValidation, experiment: str) -> str:
         run = handler.client.create_run(handler.experiment.experiment_id, run_name="cross-validation")
         kept.write_text(run.info.run_id + "\n")
         return str(run.info.run_id)
+
+
+def _finish_parent_run(validation: CrossValidation) -> None:
+    """Mark it as finished; without trainings there is none."""
+    kept = Path(validation.output_dir) / "mlflow_parent_run_id.txt"
+    if kept.is_file():
+        from monai.handlers import MLFlowHandler
+
+        MLFlowHandler(validation.tracking).client.set_terminated(kept.read_text().strip())
 
 
 @contextmanager

@@ -13,13 +13,14 @@ from torch import Tensor
 from shared_transforms.atomic import atomic_write
 from shared_transforms.checkpoint import load_checkpoint
 from shared_transforms.errors import QMRIError
+from shared_transforms.tracking.config import OF_THE_RUN
 
 __all__ = ["COLUMNS", "FoldScores", "score_file"]
 
 # What the experiments need to know of a lesion.
 COLUMNS = ("subject", "lesion", "label", "raters", "kind", "voxels", "volume_ml", "amplitude", "status")
-# Values of train.json that tell runs and machines apart, not recipes.
-_OF_THE_RUN = ("fold", "seed", "resume", "tracking_uri", "cohort_dir", "cache_dir", "processes")
+# Scores keep a digest of the cohort itself.
+_OF_THE_RUN = (*OF_THE_RUN, "cohort_dir")
 
 
 @dataclass
