@@ -191,8 +191,8 @@ def find_mask(
 ) -> Path | None:
     """The mask that belongs to an image, by its name.
 
-    Beside the image: ``<stem>..._mask``, or any file named mask where there is but one series. Below ``derivatives`` of
-    the root: a name that begins with the stem.
+    Beside the image: ``<name>..._mask`` with the whole name of the image, else ``<stem>..._mask``, else any file named
+    mask where there is but one series. Below ``derivatives`` of the root: a name that begins likewise.
 
     Args:
         image: a file of the series.
@@ -213,7 +213,7 @@ def find_mask(
 
     beside = [p for p in sorted(image.parent.iterdir()) if wanted(p)]
     derived = [p for p in sorted((root / "derivatives").rglob("*")) if wanted(p)]
-    named = [p for p in [*beside, *derived] if stem and nifti_name(p).startswith(stem)]
+    named = begins_with([*beside, *derived], nifti_name(image)) or begins_with([*beside, *derived], stem)
     chosen = named or ([*beside, *derived] if alone else [])
     if len(chosen) > 1:
         raise QMRIError(
@@ -221,6 +221,11 @@ def find_mask(
             expected="one mask for each series", remedy="name the mask to use: mask_file=PATH",
         )  # fmt: skip
     return chosen[0] if chosen else None
+
+
+def begins_with(paths: Sequence[Path], name: str) -> list[Path]:
+    """The files whose names begin with a name that is not empty."""
+    return [path for path in paths if name and path.name.startswith(name)]
 
 
 def part_of(path: Path, sidecar: dict[str, Any]) -> Part:

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared_transforms.errors import QMRIError
 from shared_transforms.io.find import images_below, safe_name, unique_stems
-from shared_transforms.io.find_echoes import echo_stem, find_mask, sidecar_or_none
+from shared_transforms.io.find_echoes import begins_with, echo_stem, find_mask, sidecar_or_none
 from shared_transforms.io.nifti import is_nifti, nifti_name, read_header
 from shared_transforms.io.sidecar import bids_suffix, is_derived_map, not_magnitude
 
@@ -182,7 +182,8 @@ def _curves(image: Path, root: Path, alone: bool) -> dict[str, str]:
         pattern = re.compile(_WORD.format(words))
         for kind in ("mask", "csv"):
             fits = [p for p in beside if p.is_file() and pattern.search(p.name) and _is_kind(p, kind)]
-            fits = [p for p in fits if p.name.startswith(perfusion_stem(image))] or (fits if alone else [])
+            named = begins_with(fits, nifti_name(image)) or begins_with(fits, perfusion_stem(image))
+            fits = named or (fits if alone else [])
             if len(fits) > 1:
                 raise QMRIError(
                     file=root, field=f"{name}_{kind}_file", expected="one for each series",

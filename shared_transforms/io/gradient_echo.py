@@ -13,7 +13,14 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from shared_transforms.errors import QMRIError
-from shared_transforms.io.find_echoes import echo_stem, find_gradient_echoes, is_joined, part_of, sidecar_or_none
+from shared_transforms.io.find_echoes import (
+    echo_stem,
+    find_gradient_echoes,
+    find_mask,
+    is_joined,
+    part_of,
+    sidecar_or_none,
+)
 from shared_transforms.io.geometry import check_same_grid, find_b0_direction, read_mask
 from shared_transforms.io.load import as_meta_tensor
 from shared_transforms.io.nifti import NiftiInfo, read_data, read_header, read_volume
@@ -87,6 +94,9 @@ class LoadGradientEchoesd(MapTransform):
                 item["stem"] = item.get("stem", found["stem"])
                 item["notes"] = [*found["notes"], *item.get("notes", [])]
                 item.setdefault(self.mask_key, found.get("mask"))
+            elif self.phase_key not in item and self.mask_key not in item:
+                file = Path(item[key] if isinstance(item[key], str | Path) else item[key][0])
+                item[self.mask_key] = find_mask(file, file.parent, echo_stem(file), alone=False)
             given = item[key], item.pop(self.phase_key, None)
             magnitude, phase = ([v] if isinstance(v, str | Path) else v for v in given)
             mask = self.mask_file or item.get(self.mask_key)
