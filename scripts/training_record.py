@@ -283,7 +283,7 @@ def _run(run_dir: Path, given: Mapping[str, Any], defaults: dict[str, Any]) -> R
     if missing:
         options = ", ".join(f"--{key}" for key in missing)
         raise RecordError(f"{run_dir} does not tell {', '.join(missing)}: give {options}")
-    known = {key: found.get(key) for key in ("seconds", "timed", "values", "best", "recipe_sha256")}
+    known: dict[str, Any] = {key: found.get(key) for key in ("seconds", "timed", "values", "best", "recipe_sha256")}
     return Run(seed=int(found["seed"]), commit=str(found["commit"]), hardware=str(found["hardware"]), **known)
 
 

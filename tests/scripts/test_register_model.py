@@ -46,10 +46,11 @@ for case in cases:
     )
 for case in 2 * cases:
     name = case["bundle"]
-    model = models.setdefault(name, mlflow.pyfunc.load_model(f"models:/{name}/1"))
+    if name not in models:
+        models[name] = mlflow.pyfunc.load_model(f"models:/{name}/1")
     image = nibabel.load(case["file"])
     array = numpy.asarray(image.dataobj)
-    maps = model.predict(array if array.ndim == 4 else array[..., None], params=case["params"])
+    maps = models[name].predict(array if array.ndim == 4 else array[..., None], params=case["params"])
     written = (Path(case["file"]).parent / "maps").rglob("*.nii.gz")
     own = {path.name[len("image_"):-len(".nii.gz")]: path for path in written}
     assert maps and own.keys() == maps.keys(), (sorted(own), sorted(maps))
