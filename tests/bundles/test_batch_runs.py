@@ -92,7 +92,7 @@ def test_killed_and_started_again_it_does_each_subject_once_and_names_the_corrup
     again = subprocess.run(command(bundle, data, output), capture_output=True, text=True, check=False)
     assert again.returncode == 1, again.stderr[-3000:]
     after = records(output)
-    assert len(after) == number - 1 and CORRUPT not in after
+    assert len(after) == number - 1 and CORRUPT not in after, again.stderr[-3000:]
     assert {name: after[name] for name in before} == before, "what was done is not done again"
     assert f"{len(after) - len(before)} done" in again.stderr and f"{len(before)} done before" in again.stderr
     assert complete(output)
