@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SITE_SCRIPT = Path(__file__).resolve().parent / "federation" / "site.py"
 WEIGHTS = "weights.pt"
+STAYS = ("models", "docs/results", "docs/figures", "output")  # of the bundle: sites need none of it
 
 
 def make_job(
@@ -66,9 +67,11 @@ def make_job(
         check_values(root, configs, [values, *sites.values()])
         made = Path(folder) / "job"
         custom = made / "app" / "custom"
-        shutil.copytree(root, custom / root.name)
-        for large in ("models", "docs/results", "docs/figures"):  # the server sends the weights
-            shutil.rmtree(custom / root.name / large, ignore_errors=True)
+        shutil.copytree(
+            root,
+            custom / root.name,
+            ignore=lambda below, names: {n for n in names if (Path(below) / n).relative_to(root).as_posix() in STAYS},
+        )
         shutil.copy(SITE_SCRIPT, custom / "site.py")
         start = first_weights(root, configs, values, weights)
         federation = {
@@ -151,7 +154,8 @@ def check_values(root: Path, configs: list[str], values: list[dict[str, Any]]) -
     try:
         check_keys([key for some in values for key in some], files)
     except QMRIError as error:
-        raise BundleError(Fault("configs/train.json", error.field or "-", error.found, error.remedy)) from error
+        problem = f"{error.found}; expected {error.expected}"
+        raise BundleError(Fault("configs/train.json", error.field or "-", problem, error.remedy)) from error
 
 
 def first_weights(
