@@ -57,7 +57,7 @@ test-mlflow: $(STAMP) ## trainings and models with a real MLflow server, over sq
 	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[postgres]"
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m mlflow $(ARGS)
 
-test-batch: $(STAMP) ## fifty subjects of each bundle through batch.json, killed and started again
+test-batch: $(STAMP) ## fifty subjects of rim_relaxometry, twelve of the others, through batch.json, killed and started again
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m batch $(ARGS)
 
 test-exports: $(STAMP) ## ONNX of the networks whose exporter takes a minute, and by MONAI
