@@ -25,7 +25,6 @@ from shared_transforms.io.maps import ParameterMap
 __all__ = ["AnswerMapd", "CarryArgumentsd", "ReadRequestd", "takes_carried_arguments"]
 
 _ARGUMENTS = "network_arguments"
-_DTYPES = {"mask": torch.uint8, "labels": torch.int32}
 
 
 class ReadRequestd(MapTransform):
@@ -109,7 +108,7 @@ def takes_carried_arguments(call: Callable[..., Tensor]) -> Callable[..., Tensor
 class AnswerMapd(MapTransform):
     """Make one of the maps in ``item[keys]`` ({name: ParameterMap}) the answer of a request.
 
-    ``item["pred"]`` becomes a MetaTensor ``[1, H, W, D]``, float32 (labels int32, masks uint8), on the grid of the
+    ``item["pred"]`` becomes a MetaTensor ``[1, H, W, D]``, float32 (masks uint8, labels that or int32), on the grid of the
     file; ``item["result"]`` has ``map``, ``unit``, ``description``, ``kind``, ``notes``, ``maps`` (names of all) and
     ``segments`` ({name: number} of labels and masks). The request says which one in ``item[request_key]``: its name, or
     a list of names of which it is the first. An item without is returned as it is.
@@ -143,7 +142,7 @@ class AnswerMapd(MapTransform):
                 )  # fmt: skip
             chosen, image = maps[name], item[self.image_key]
             values = chosen.data.detach().cpu()
-            values = (values != 0 if chosen.kind == "mask" else values).to(_DTYPES.get(chosen.kind, torch.float32))
+            values = (values != 0 if chosen.kind == "mask" else values).to(_dtype(chosen))
             item["pred"] = MetaTensor(values[None], affine=image.affine)
             item["result"] = {
                 "map": name, "unit": chosen.unit, "description": chosen.description, "kind": chosen.kind,
@@ -151,6 +150,13 @@ class AnswerMapd(MapTransform):
                 "segments": _segments(name, chosen.kind, values),
             }  # fmt: skip
         return item
+
+
+def _dtype(chosen: ParameterMap) -> torch.dtype:
+    """As ``SaveMapsd`` writes it."""
+    if chosen.kind == "mask" or (chosen.kind == "labels" and int(chosen.data.max()) < 256):
+        return torch.uint8
+    return torch.int32 if chosen.kind == "labels" else torch.float32
 
 
 def _segments(name: str, kind: str, values: Tensor) -> dict[str, int]:

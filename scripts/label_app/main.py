@@ -47,12 +47,18 @@ class BundleTask(BundleInferTask):
     """
 
     def __init__(self, path: str, conf: dict[str, str]) -> None:
-        super().__init__(path, conf, load_strict=True)
+        super().__init__(path, conf)
         # Other weights of the folder belong to other networks.
         self._config.pop("model_filename", None)
         # The channels of the network are no segments.
         self.labels: dict[str, int] = {}
         self.dimension = 3
+
+    def _get_network(self, device: str, data: Any) -> torch.nn.Module:
+        """The network as the bundle's own inference has it: weights checked, and laid out in memory for the device."""
+        if device not in self._networks:
+            self._networks[device] = self.bundle_config.get_parsed_content("network", instantiate=True).eval()
+        return self._networks[device]
 
     def __call__(self, request: dict[str, Any], callbacks: dict[Any, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Return the file with the map, and what there is to know of it."""

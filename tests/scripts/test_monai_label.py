@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -201,28 +202,21 @@ def volume(answer: requests.Response, folder: Path) -> nib.Nifti1Image:
 def own(zips: dict[str, Path], studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Request], Path]:
     """The folder of the maps that a bundle writes by itself of the same file, in the tests' environment."""
     folder = tmp_path_factory.mktemp("own")
-    made: dict[tuple[str, str], Path] = {}
-
-    def maps(request: Request) -> Path:
-        key = (request.model, request.image)
-        if key not in made:
-            made[key] = folder / "_".join(key)
-            with open_bundle(zips[request.bundle]) as root:
-                files = [str(root / "configs" / config) for config in request.configs]
-                options = {
-                    "config_file": files[0] if len(files) == 1 else str(files),
-                    **{"bundle_root": root, "dataset_dir": studies / f"{request.image}.nii.gz"},
-                    **{"output_dir": made[key]},
-                    **request.options,
-                }
-                words = (text for name, value in options.items() for text in (f"--{name}", str(value)))
-                environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-                command = [sys.executable, "-m", "monai.bundle", "run", *words]
-                done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
-                assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
-        return made[key]
-
-    return maps
+    with ExitStack() as opened:
+        roots = {bundle: opened.enter_context(open_bundle(path)) for bundle, path in zips.items()}
+        runs = []
+        for request in REQUESTS:
+            root = roots[request.bundle]
+            inputs = {"bundle_root": str(root), "dataset_dir": str(studies / f"{request.image}.nii.gz")}
+            inputs |= {"output_dir": str(folder / request.model / request.image), **request.options}
+            runs.append({"config_file": [str(root / "configs" / config) for config in request.configs], **inputs})
+        # One process: the import of torch and MONAI takes longer than all of the runs.
+        code = "import json, sys; from monai.bundle import run; [run(**one) for one in json.loads(sys.argv[1])]"
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, "-c", code, json.dumps(runs)]
+        done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+    return lambda request: folder / request.model / request.image
 
 
 def difference(found: nib.Nifti1Image, folder: Path, name: str) -> float:

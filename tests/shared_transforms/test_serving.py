@@ -140,6 +140,7 @@ def test_the_image_carries_what_the_network_needs() -> None:
 MAPS = {
     "T1map": ParameterMap(torch.full((2, 3, 1), 1.25), "s", "a time", (0.0, 2.0)),
     "dseg": ParameterMap(torch.tensor([[[0], [2], [2]], [[7], [0], [0]]]), "1", "classes", (0.0, 7.0), "labels"),
+    "many": ParameterMap(torch.full((2, 3, 1), 300), "1", "numbers", (0.0, 300.0), "labels"),
     "mask": ParameterMap(torch.tensor([[[0.0], [0.5], [2]], [[0], [0], [0]]]), "1", "inside", (0.0, 1.0), "mask"),
 }
 
@@ -148,7 +149,7 @@ MAPS = {
     ("wanted", "name", "dtype", "segments"),
     [
         ("T1map", "T1map", torch.float32, {}), (["T1map", "dseg"], "T1map", torch.float32, {}),
-        ("dseg", "dseg", torch.int32, {"dseg 2": 2, "dseg 7": 7}), ("mask", "mask", torch.uint8, {"mask": 1}),
+        ("dseg", "dseg", torch.uint8, {"dseg 2": 2, "dseg 7": 7}), ("many", "many", torch.int32, {"many 300": 300}), ("mask", "mask", torch.uint8, {"mask": 1}),
     ],
 )  # fmt: skip
 def test_the_map_that_was_asked_for(wanted: object, name: str, dtype: torch.dtype, segments: dict[str, int]) -> None:
@@ -167,7 +168,7 @@ def test_the_map_that_was_asked_for(wanted: object, name: str, dtype: torch.dtyp
 
 @pytest.mark.parametrize("wanted", ["T2map", "", [], [[]], {"a": 1}, None, 3])
 def test_a_map_that_is_not_there(wanted: object) -> None:
-    with pytest.raises(QMRIError, match="one of T1map, dseg, mask"):
+    with pytest.raises(QMRIError, match="one of T1map, dseg, many, mask"):
         AnswerMapd()({"maps": MAPS, "map": wanted, "image": MetaTensor(torch.ones(4, 2, 3, 1)), "sources": ["a"]})
 
 
