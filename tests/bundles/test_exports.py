@@ -64,7 +64,8 @@ def _assert_close(found: Tensor, network: Network, values: dict[str, Tensor]) ->
     assert found.isfinite().all()
     ties = getattr(network.module, "has_b", False)
     for channel in range(expected.shape[1]):
-        difference = (found[:, channel] - expected[:, channel]).abs() / expected[:, channel].abs().max()
+        difference = (found[:, channel] - expected[:, channel]).abs() - 1e-7  # the last digit of a small probability
+        difference = difference / expected[:, channel].abs().max()
         assert difference.quantile(0.95) < 1e-3 if ties else difference.max() < 1e-4
 
 
