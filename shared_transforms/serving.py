@@ -108,8 +108,8 @@ def takes_carried_arguments(call: Callable[..., Tensor]) -> Callable[..., Tensor
 class AnswerMapd(MapTransform):
     """Make one of the maps in ``item[keys]`` ({name: ParameterMap}) the answer of a request.
 
-    ``item["pred"]`` becomes a MetaTensor ``[1, H, W, D]``, float32 (masks uint8, labels that or int32), on the grid of the
-    file; ``item["result"]`` has ``map``, ``unit``, ``description``, ``kind``, ``notes``, ``maps`` (names of all) and
+    ``item["pred"]`` becomes a MetaTensor ``[1, H, W, D]``, float32 (masks uint8, labels that or int32), on the grid of
+    the file; ``item["result"]`` has ``map``, ``unit``, ``description``, ``kind``, ``notes``, ``maps`` (all names) and
     ``segments`` ({name: number} of labels and masks). The request says which one in ``item[request_key]``: its name, or
     a list of names of which it is the first. An item without is returned as it is.
 

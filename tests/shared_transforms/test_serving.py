@@ -149,7 +149,8 @@ MAPS = {
     ("wanted", "name", "dtype", "segments"),
     [
         ("T1map", "T1map", torch.float32, {}), (["T1map", "dseg"], "T1map", torch.float32, {}),
-        ("dseg", "dseg", torch.uint8, {"dseg 2": 2, "dseg 7": 7}), ("many", "many", torch.int32, {"many 300": 300}), ("mask", "mask", torch.uint8, {"mask": 1}),
+        ("dseg", "dseg", torch.uint8, {"dseg 2": 2, "dseg 7": 7}),
+        ("many", "many", torch.int32, {"many 300": 300}), ("mask", "mask", torch.uint8, {"mask": 1}),
     ],
 )  # fmt: skip
 def test_the_map_that_was_asked_for(wanted: object, name: str, dtype: torch.dtype, segments: dict[str, int]) -> None:
