@@ -43,8 +43,9 @@ Answer = Callable[[Mapping[str, Tensor]], Tensor]
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 AXIS = re.compile(r"(?:(?P<factor>\d+)\*)?(?P<name>[a-z_]\w*)(?:>=(?P<least>\d+))?")
 # Of an export from PyTorch, relative to a channel's largest value. Where PyTorch in single precision differs by more
-# from itself in double precision (a voxel at a tie between two answers), twice that is let pass.
+# from itself in double precision, there are voxels at a tie between two answers: so many may then differ.
 LARGEST_DIFFERENCE = 1e-3
+LARGEST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -265,9 +266,11 @@ def _compared(
             row = {"shapes": _shapes(values), "difference": (found - expected).abs().max().item(),
                    "relative_difference": difference, "share_beyond": share, "rounding": own,
                    "bytes": len(content)}  # fmt: skip
-            if not difference <= max(LARGEST_DIFFERENCE, 2.0 * own):
-                return None, [what | row | {"note": "not possible: the answer is another than PyTorch's"}]
             rows.append(what | row)
+    limit = LARGEST_SHARE if max(row["rounding"] for row in rows) > LARGEST_DIFFERENCE else 0.0
+    for row in rows:
+        if not row["share_beyond"] <= limit:
+            return None, [row | {"note": "not possible: the answer is another than PyTorch's"}]
     return content, rows
 
 
@@ -275,7 +278,7 @@ def _differences(found: Tensor, expected: Tensor) -> tuple[float, float]:
     """Largest difference, relative to a channel's largest value, and the share of values beyond a thousandth of it."""
     largest = expected.abs().transpose(0, 1).flatten(1).amax(1)  # channels have units of their own
     difference = (found.to(expected) - expected).abs().transpose(0, 1).flatten(1) / largest[:, None]
-    return difference.max().item(), (difference > LARGEST_DIFFERENCE).float().mean().item()
+    return difference.max().item(), 1.0 - (difference <= LARGEST_DIFFERENCE).float().mean().item()  # NaN counts
 
 
 def _dimensions(axes: Axes, inputs: Mapping[str, Tensor]) -> Iterator[dict[int, Any]]:
