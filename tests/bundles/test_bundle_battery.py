@@ -6,6 +6,7 @@ MONAI's own checks are those of the continuous integration of its model zoo, on 
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -193,7 +194,7 @@ def other_version(bundle: str, folder: Path) -> Path:
     source = folder / "bundles" / bundle
     shutil.copytree(REPOSITORY / "bundles" / bundle, source)
     metadata, network = source / "configs/metadata.json", source / bundle / "network.py"
-    metadata.write_text(metadata.read_text().replace('"version": "0.1.0"', '"version": "9.0.0"', 1))
+    metadata.write_text(re.sub(r'"version": "[\d.]+"', '"version": "9.0.0"', metadata.read_text(), count=1))
     old, new = '"T1": (0.05, 6.0)', '"T1": (0.05, 1.0)'
     assert old in network.read_text()
     network.write_text(network.read_text().replace(old, new))
