@@ -228,9 +228,7 @@ def train(bundle: str) -> dict[str, float]:
         run.initialize()
         run.run()
         metrics = run.parser.get_parsed_content("train#trainer").state.metrics
-        rates = {
-            name: float(metrics[name]) for name in ("simulated_per_second", "trained_per_second") if name in metrics
-        }
+        rates = {name: float(metrics[name]) for name in RATES if name in metrics}
         run.finalize()
     return rates if rank == 0 else {}
 
@@ -259,6 +257,18 @@ def measure(bundle: str, only: str | None, output: Path, scratch: Path, again: b
         print(f"{bundle}: {part} measured in {time.perf_counter() - began:.0f} s", flush=True)
 
 
+def scratch_folder(parent: Path) -> Path:
+    """The folder below ``parent`` for the scans that this commit simulates; no other commit's are there."""
+    from shared_transforms.provenance import git_commit
+
+    commit = git_commit(REPOSITORY)
+    folder = parent / str(commit)
+    if commit is None or commit.endswith("-dirty"):  # one name of many states
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure, write or check; 1 where the page is out of date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -276,8 +286,6 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.train:
         print(json.dumps(train(options.train)))
     elif options.check or options.write:
-        if options.check and not PAGE.is_file() and not list(options.output.glob("*.json")):
-            return 0  # nothing is measured, and nothing said
         wanted = page(options.output)
         if options.check:
             if PAGE.is_file() and PAGE.read_text("utf-8") == wanted:
@@ -286,8 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         PAGE.write_text(wanted, "utf-8")
     else:
-        scratch = REPOSITORY / "build" / "throughput"
-        scratch.mkdir(parents=True, exist_ok=True)
+        scratch = scratch_folder(REPOSITORY / "build" / "throughput")
         for bundle in options.bundle:
             measure(bundle, options.only, options.output, scratch, options.again)
     return 0

@@ -7,14 +7,13 @@ import pytest
 import throughput
 from bundle_files import REPOSITORY
 from scale_page import limit, page
-from throughput import BATCHES, BUNDLES, PAGE, main, row, stage_of
+from throughput import BATCHES, BUNDLES, PAGE, main, row, scratch_folder, stage_of
 
 
 def test_the_page_is_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0, capsys.readouterr().err
     measured = {path.stem for path in (REPOSITORY / "docs" / "scale").glob("*.json")}
-    assert set(BUNDLES) == set(BATCHES) == measured | set(BUNDLES)
-    assert PAGE.is_file() == bool(measured)
+    assert measured == set(BUNDLES) == set(BATCHES)
 
 
 def results(folder: Path, seconds: float) -> Path:
@@ -44,13 +43,27 @@ def test_an_outdated_page_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(throughput, "PAGE", tmp_path / "scale.md")
-    assert main(["--check", "--output", str(tmp_path)]) == 0, "nothing is measured, and nothing said"
+    with pytest.raises(SystemExit, match="nothing is measured"):
+        main(["--check", "--output", str(tmp_path)])
     folder = str(results(tmp_path / "scale", 20.0))
     assert main(["--check", "--output", folder]) == 1 and "out of date" in capsys.readouterr().err
     assert main(["--write", "--output", folder]) == 0 and main(["--check", "--output", folder]) == 0
     (tmp_path / "scale.md").write_text((tmp_path / "scale.md").read_text().replace("180", "181"))
     assert main(["--check", "--output", folder]) == 1
     assert PAGE == REPOSITORY / "docs" / "scale.md"
+
+
+@pytest.mark.parametrize(("state", "kept"), [("abc", True), ("abc-dirty", False), (None, False)])
+def test_scans_of_another_commit_are_not_measured(
+    state: str | None, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit: list[str | None] = ["before"]
+    monkeypatch.setattr("shared_transforms.provenance.git_commit", lambda folder: commit[0])
+    (scratch_folder(tmp_path) / "scan").touch()
+    commit[0] = state
+    assert not list(scratch_folder(tmp_path).iterdir())
+    (scratch_folder(tmp_path) / "scan").touch()
+    assert bool(list(scratch_folder(tmp_path).iterdir())) == kept
 
 
 def test_without_results_there_is_no_page(tmp_path: Path) -> None:
