@@ -302,7 +302,8 @@ def _checked_affine(path: Path, header: Any) -> tuple[npt.NDArray[np.float64], t
     if source == "qform" and not all(np.isfinite(float(header[k])) for k in _QFORM_FIELDS):
         _fail(path, "qform", [float(header[k]) for k in _QFORM_FIELDS], "a finite affine matrix")
     try:
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # a signalling NaN: it is refused below
+            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except ValueError as error:  # nibabel: not a unit quaternion
         raise QMRIError(file=path, field=source, found=error, expected="a rotation", remedy=_COPY_AGAIN) from error
     if not np.isfinite(affine).all():

@@ -47,7 +47,7 @@ def test_what_a_viewer_shows_is_read(bundle: str) -> None:
     shown = dict(config["displayable_configs"])  # type: ignore[call-overload]
     [request] = [t for t in config["preprocessing"]["transforms"] if t["_target_"].endswith(".ReadRequestd")]  # type: ignore[index]
     assert "displayable_configs" not in json.dumps(
-        {key: value for key, value in config.items() if key != "displayable_configs"}
+        {key: value for key, value in config.items() if key not in ("displayable_configs", "_desc_")}
     )
     offered = [shown, *(v.values["displayable_configs"] for v in VARIANTS.values() if v.bundle == bundle)]
     values = {name for configs in offered for name in configs} - {"map"}

@@ -8,7 +8,7 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from monai.transforms import Compose
 
@@ -319,6 +319,7 @@ def test_wrong_arguments(series, tmp_path):
     changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=4),
     compressed=st.booleans(),
 )
+@example(changes=[(327, 127)], compressed=False)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damaged_header_is_refused_or_harmless(series, changes, compressed):
     """No other exception, no warning, and never an image that is not finite."""
