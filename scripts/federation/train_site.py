@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-import nvflare.client as flare
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics
 from monai.fl.utils.exchange_object import ExchangeObject
 
 
+def values_of(site: str, federation: dict[str, Any]) -> dict[str, Any]:
+    """Values of train.json of one site: those of all, then its own.
+
+    Raises:
+        ValueError: the job names no such site; it would train on data that nobody chose, and be averaged in.
+    """
+    sites = federation["sites"]
+    if site not in sites:
+        raise ValueError(f"this client is {site!r}; the job was made for {', '.join(sorted(sites))}")
+    return federation["values"] | sites[site]
+
+
 def main() -> None:
     """Answer every round with the weights after some epochs on this site's data."""
+    import nvflare.client as flare  # not before: whoever makes or tests a job need not have it
+
     here = Path(__file__).resolve().parent
     federation = json.loads((here / "federation.json").read_text("utf-8"))
     flare.init()
@@ -30,8 +44,7 @@ def main() -> None:
         # The bundle's folder and "resume" are given here: MonaiAlgo sets the first after it has built everything once,
         # and without the second every round would be a run of its own in MLflow.
         train_kwargs={"output_dir": str(here.parent / "output")}
-        | federation["values"]
-        | federation["sites"].get(site, {})
+        | values_of(site, federation)
         | {"bundle_root": str(root), "resume": True},
         config_evaluate_filename=None,
     )
