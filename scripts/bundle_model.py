@@ -22,6 +22,8 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 STEM = "image"
+PROGRAMS = {"imports", "initialize", "run", "finalize", "train", "validate", "evaluator"}  # what a config runs
+PLACES = ("_file", "_dir", "_root")  # how names of values end that are files and folders: those of the server
 
 
 class BundleModel(PythonModel):
@@ -52,8 +54,9 @@ class BundleModel(PythonModel):
             context: of MLflow.
             model_input: float32 ``[X, Y, Z, N]``, the volumes of the bundle's one 4-D file in their order.
             params: ``affine`` (16 numbers, row by row, voxels to mm) or ``voxel_size_mm`` (3 numbers); ``sidecar``
-                (JSON text with BIDS names: times in seconds, units); ``overlay`` (name of a config, such as
-                ``tv.json``); ``overrides`` (JSON text: values of inference.json that differ).
+                (JSON text with BIDS names: times in seconds, units); ``overlay`` (name of a config that
+                changes values, such as ``tv.json``); ``overrides`` (JSON text: values of inference.json that differ,
+                but no files and folders).
 
         Returns:
             Maps ``[X, Y, Z]`` by the ends of their names in the bundle's output (``T1map``), in the units of the model
@@ -100,16 +103,21 @@ class BundleModel(PythonModel):
 
 
 def _files(configs: Path, overlay: str) -> list[Path]:
-    """inference.json and one of the bundle's own configs: a client of a server may name no other file."""
-    own = {path.name: path for path in sorted(configs.glob("*.json"))}
-    if overlay and overlay not in own:
-        raise ValueError(f"overlay {overlay!r} is none of the bundle's configs: {', '.join(own)}")
-    return [own["inference.json"], *([own[overlay]] if overlay else [])]
+    """inference.json and one of the bundle's overlays: a client of a server may name no other file."""
+    overlays = {path.name: path for path in sorted(configs.glob("*.json")) if _is_overlay(path)}
+    if overlay and overlay not in overlays:
+        raise ValueError(f"overlay {overlay!r} is none of the bundle's overlays: {', '.join(overlays)}")
+    return [configs / "inference.json", *([overlays[overlay]] if overlay else [])]
+
+
+def _is_overlay(path: Path) -> bool:
+    """Whether a config only changes values: one that says what runs would replace the inference, by a training say."""
+    return path.name != "metadata.json" and not PROGRAMS & json.loads(path.read_text("utf-8")).keys()
 
 
 def _refuse_all_but_values(overrides: Any, config: Mapping[str, Any]) -> None:
     """Overrides come from clients, and MONAI would run an expression or build an object in them."""
-    allowed = {name for name, value in config.items() if _is_plain(value)} - {"bundle_root"}
+    allowed = {name for name, value in config.items() if _is_plain(value) and not name.endswith(PLACES)}
     if not isinstance(overrides, dict):
         raise ValueError(f"overrides are a {type(overrides).__name__}, not an object of names and values")
     for name, value in overrides.items():

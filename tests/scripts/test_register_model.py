@@ -171,6 +171,9 @@ def test_an_affine_goes_before_a_voxel_size(bundle_model: ModuleType) -> None:
     assert np.array_equal(bundle_model._affine({"affine": [], "voxel_size_mm": [1, 2, 3]}), np.diag([1, 2, 3, 1]))
 
 
+CONFIGS_THAT_RUN = ("train", "train_gan", "batch", "evaluate", "experiments", "export", "multi_gpu_train", "metadata")
+
+
 @pytest.mark.parametrize(
     ("overrides", "overlay", "message"),
     [
@@ -182,8 +185,10 @@ def test_an_affine_goes_before_a_voxel_size(bundle_model: ModuleType) -> None:
         ({"bundle_root": "/tmp"}, "", "is none of the values"),
         ({"weights": "/tmp/other.pt"}, "", "is none of the values"),
         ([1], "", "are a list"),
-        ({}, "../../other.json", "none of the bundle's configs"),
-        ({}, "/tmp/other.json", "none of the bundle's configs"),
+        *(({name: "/etc/passwd"}, "", "is none of the values") for name in ("mask_file", "output_dir")),
+        ({}, "../../other.json", "none of the bundle's overlays"),
+        ({}, "/tmp/other.json", "none of the bundle's overlays"),
+        *(({}, f"{name}.json", "none of the bundle's overlays") for name in CONFIGS_THAT_RUN),
     ],
 )
 def test_a_client_can_run_nothing(bundle_model: ModuleType, overrides: Any, overlay: str, message: str) -> None:
@@ -191,3 +196,20 @@ def test_a_client_can_run_nothing(bundle_model: ModuleType, overrides: Any, over
     model._root, model._prepared = REPOSITORY / "bundles" / "qsmgan", None
     with pytest.raises(ValueError, match=message):
         model._workflow(overlay, overrides)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "overlay"),
+    [("rim_relaxometry", "t2"), ("qsmgan", "tv"), ("qsmgan", "medi"), ("stnet_perfusion", "osvd")],
+)
+def test_other_methods_and_parameters_are_served(bundle_model: ModuleType, bundle: str, overlay: str) -> None:
+    configs = REPOSITORY / "bundles" / bundle / "configs"
+    files = bundle_model._files(configs, f"{overlay}.json")
+    assert files == [configs / "inference.json", configs / f"{overlay}.json"]
+
+
+def test_files_of_a_server_are_none_of_its_clients_values(bundle_model: ModuleType) -> None:
+    config = json.loads((REPOSITORY / "bundles/stnet_perfusion/configs/inference.json").read_text())
+    with pytest.raises(ValueError, match="is none of the values") as error:
+        bundle_model._refuse_all_but_values({"aif_csv_file": "/etc/passwd"}, config)
+    assert "_file" not in str(error.value).split("values", 1)[1]
