@@ -73,8 +73,9 @@ test-federated: $(STAMP) ## federated training of two sites in NVFlare's simulat
 test-label: $(STAMP) ## every bundle in a real MONAI Label server, in .venv-label
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -s -m label tests/scripts/test_monai_label.py $(ARGS)
 
-label: dist ## MONAI Label server with all bundles on STUDIES=folder, at http://127.0.0.1:8000
+label: $(STAMP) ## MONAI Label server with all bundles on STUDIES=folder, at http://127.0.0.1:8000
 	@test -d "$(STUDIES)" || { echo "name a folder of NIfTI images: make label STUDIES=..."; exit 1; }
+	$(MAKE) dist
 	$(BIN)/python scripts/monai_label.py setup
 	$(BIN)/python scripts/monai_label.py app dist/*.zip
 	$(BIN)/python scripts/monai_label.py start "$(STUDIES)" $(ARGS)
@@ -103,7 +104,7 @@ docs: $(STAMP) ## the documentation site, build/site/index.html; warnings are er
 	@echo "build/site/index.html"
 
 test-docs: $(STAMP) ## the documentation site is built, its links checked, its walk-through walked
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m docs tests/scripts/test_docs_site.py
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q -m docs tests/scripts/test_docs_site.py $(ARGS)
 
 check: $(STAMP) ## check every bundle, or BUNDLE=name
 	@for bundle in $(BUNDLE); do OMP_NUM_THREADS=1 $(BIN)/python scripts/check_bundle.py bundles/$$bundle || exit 1; done

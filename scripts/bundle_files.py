@@ -83,6 +83,11 @@ class Bundle:
         return {name: config for name, config in self.configs.items() if name != "metadata.json"}
 
 
+def bundle_names(repository: Path = REPOSITORY) -> list[str]:
+    """Names of the bundles of a repository: folders with a metadata.json."""
+    return sorted(path.parents[1].name for path in repository.glob("bundles/*/configs/metadata.json"))
+
+
 def packed_name(name: str, version: str) -> str:
     """Name of the package in a packed bundle, which no other version has: Python keeps one package of a name."""
     return f"{name}_v{version.replace('.', '_')}"

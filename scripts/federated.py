@@ -19,13 +19,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bundle_files import BundleError, Fault
+from bundle_files import BundleError, Fault, read_bundle
 from bundle_zip import open_bundle
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SITE_SCRIPT = Path(__file__).resolve().parent / "federation" / "site.py"
+SITE_SCRIPT = Path(__file__).resolve().parent / "federation" / "train_site.py"
 WEIGHTS = "weights.pt"
 STAYS = ("models", "docs/results", "docs/figures", "output")  # of the bundle: sites need none of it
 
@@ -53,7 +53,8 @@ def make_job(
         weights: a state_dict to start from; None takes what the configs name.
 
     Raises:
-        BundleError: something missing, a value that the configs do not have, or weights of another network.
+        BundleError: a bundle that is not packed, something missing, a value that the configs do not have, or weights of
+            another network.
     """
     if len(sites) < 2 or rounds < 1 or local_epochs < 1:
         problem = f"is {len(sites)} site(s), {rounds} round(s), {local_epochs} epoch(s)"
@@ -63,6 +64,8 @@ def make_job(
     values = {"epochs": rounds * local_epochs} | values  # which the learning rate's schedule counts
     job.parent.mkdir(parents=True, exist_ok=True)
     with open_bundle(bundle) as root, tempfile.TemporaryDirectory(dir=job.parent, prefix=".job-") as folder:
+        if not read_bundle(root).is_packed:  # it would need the rest of the repository at a site
+            raise BundleError(Fault(str(bundle), "-", "is not self-contained", "make dist, then give its zip in dist/"))
         configs = ["train.json", *overlays]
         check_values(root, configs, [values, *sites.values()])
         made = Path(folder) / "job"
@@ -72,7 +75,7 @@ def make_job(
             custom / root.name,
             ignore=lambda below, names: {n for n in names if (Path(below) / n).relative_to(root).as_posix() in STAYS},
         )
-        shutil.copy(SITE_SCRIPT, custom / "site.py")
+        shutil.copy(SITE_SCRIPT, custom / SITE_SCRIPT.name)
         start = first_weights(root, configs, values, weights)
         federation = {
             "bundle": root.name, "configs": configs, "local_epochs": local_epochs, "values": values, "sites": sites,
@@ -120,7 +123,7 @@ CLIENT: dict[str, Any] = {
                 "path": "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
                 "args": {
                     "execution_mode": "in_process",
-                    "task_script_path": "site.py",
+                    "task_script_path": SITE_SCRIPT.name,
                     "params_exchange_format": "pytorch",
                 },
             },
@@ -130,16 +133,6 @@ CLIENT: dict[str, Any] = {
     "task_data_filters": [],
     "task_result_filters": [],
 }
-
-
-def check_packed(bundle: Path) -> None:
-    """Refuse a bundle's folder in the repository, which needs the rest of the repository to run.
-
-    Raises:
-        BundleError: that.
-    """
-    if bundle.is_dir() and not any(bundle.glob("*/shared_transforms")):
-        raise BundleError(Fault(str(bundle), "-", "is not packed", "make dist, then give its zip in dist/"))
 
 
 def check_values(root: Path, configs: list[str], values: list[dict[str, Any]]) -> None:
@@ -238,6 +231,20 @@ def parse_values(pairs: list[str]) -> dict[str, Any]:
     return values
 
 
+def parse_sites(given: list[list[str]]) -> dict[str, dict[str, Any]]:
+    """NAME KEY=VALUE ... of each site to its values, by its name.
+
+    Raises:
+        BundleError: a site that is named twice, or something without an equals sign.
+    """
+    sites: dict[str, dict[str, Any]] = {}
+    for name, *pairs in given:
+        if name in sites:
+            raise BundleError(Fault("command line", f"--site {name}", "stands twice", "give all its values in one"))
+        sites[name] = parse_values(pairs)
+    return sites
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Make a job, or take the weights out of a result; 1 if something is missing or wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -258,8 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.extract:
             extract(options.source, options.target)
         else:
-            check_packed(options.source)
-            sites = {name: parse_values(pairs) for name, *pairs in options.site}
+            sites = parse_sites(options.site)
             plan = (sites, options.rounds, options.local_epochs, options.overlay, parse_values(options.set))
             make_job(options.source, options.target, *plan, options.weights)
     except BundleError as error:

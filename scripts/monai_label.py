@@ -24,13 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle_files import REPOSITORY, BundleError, Fault
+from bundle_files import REPOSITORY, Bundle, BundleError, Fault, read_bundle
 from bundle_zip import open_bundle
 
 PARTS = Path(__file__).resolve().parent / "label_app"
 REQUIREMENTS = PARTS / "requirements.txt"
 ENVIRONMENT, APP = REPOSITORY / ".venv-label", REPOSITORY / "build" / "monai_label"
 STAMP = ".requirements.sha256"
+MARKER = ".qmri_label_app"  # a folder without it is not ours to replace
 
 
 @dataclass(frozen=True)
@@ -102,31 +103,58 @@ def set_up(environment: Path) -> None:
     stamp.write_text(wanted)
 
 
-def build_app(zips: list[Path], app: Path) -> list[str]:
-    """Make the app folder anew: its main.py and, in ``model``, the bundles and their variants; returns their names.
+def build_app(zips: list[Path], app: Path) -> dict[str, str]:
+    """Make the app folder anew: its main.py and, in ``model``, the bundles and their variants.
+
+    Args:
+        zips: packed bundles; of several versions of one bundle the newest is taken.
+        app: the folder; one that an earlier call made is replaced.
+
+    Returns:
+        Version of each model, by its name.
 
     Raises:
-        BundleError: a zip that is not safe or no packed bundle, two of one bundle, or a folder that is no app.
+        BundleError: a zip that is not safe or no packed bundle, two of one version, or a folder that is no app.
     """
-    if app.exists() and any(app.iterdir()) and not (app / "model").is_dir():
+    app = app.resolve()
+    if app.exists() and not (app / MARKER).is_file() and (not app.is_dir() or any(app.iterdir())):
         raise BundleError(Fault(str(app), "-", "holds other things than an app", "name another folder: --app"))
     app.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=app.parent, prefix=".app-") as folder:
         made = Path(folder) / "app"
         (made / "model").mkdir(parents=True)
+        (made / MARKER).touch()
         shutil.copy(PARTS / "main.py", made)
+        versions: dict[str, str] = {}
         for path in zips:
             with open_bundle(path) as root:
-                if (made / "model" / root.name).exists():
-                    raise BundleError(Fault(path.name, "-", f"is a second {root.name}", "give one version of it"))
-                shutil.copytree(root, made / "model" / root.name)
+                _add_newest(path, read_bundle(root), made / "model", versions)
         for name, variant in VARIANTS.items():
-            if (made / "model" / variant.bundle).is_dir():
+            if variant.bundle in versions:
                 _add_variant(made / "model" / name, made / "model" / variant.bundle, variant)
+                versions[name] = versions[variant.bundle]
         if app.exists():
             shutil.rmtree(app)
         made.rename(app)
-    return sorted(path.name for path in (app / "model").iterdir())
+    return dict(sorted(versions.items()))
+
+
+def _add_newest(path: Path, bundle: Bundle, models: Path, versions: dict[str, str]) -> None:
+    """Copy a packed bundle to ``models``, unless a newer version of it is in ``versions``, which is kept up."""
+    if not bundle.is_packed:
+        raise BundleError(Fault(str(path), "-", "is not self-contained", "make dist, then give its zip in dist/"))
+    version, there = str(bundle.metadata.get("version")), versions.get(bundle.name)
+    if version == there:
+        raise BundleError(Fault(path.name, "-", f"is a second {bundle.name} {version}", "give one of them"))
+    if there is None or _number(version) > _number(there):
+        shutil.rmtree(models / bundle.name, ignore_errors=True)
+        shutil.copytree(bundle.root, models / bundle.name)
+        versions[bundle.name] = version
+
+
+def _number(version: str) -> list[int]:
+    """A version as what orders it: 0.10.0 is newer than 0.9.0."""
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
 def _add_variant(target: Path, bundle: Path, variant: Variant) -> None:
@@ -173,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     setup = commands.add_parser("setup", help="make the server's environment")
     app = commands.add_parser("app", help="build the app folder from packed bundles")
     start = commands.add_parser("start", help="start the server")
-    app.add_argument("zips", nargs="+", type=Path, metavar="ZIP", help="packed bundles: dist/*.zip")
+    app.add_argument("zips", nargs="+", type=Path, metavar="ZIP", help="packed bundles: dist/*.zip; of each the newest")
     start.add_argument("studies", type=Path, metavar="STUDIES", help="folder of NIfTI images, sidecars beside them")
     start.add_argument("--host", default="127.0.0.1", help="address to listen at; default: this machine alone")
     start.add_argument("--port", type=int, default=8000, help="default: 8000")
@@ -190,7 +218,8 @@ def main(arguments: list[str] | None = None) -> int:
             set_up(options.environment)
             print(options.environment)
         elif options.command == "app":
-            print(f"{options.app}: {', '.join(build_app(options.zips, options.app))}")
+            models = build_app(options.zips, options.app)
+            print(f"{options.app}: {', '.join(f'{name} {version}' for name, version in models.items())}")
         else:
             place = (options.environment, options.app, options.studies, options.host, options.port, options.models)
             command_line = server_command(*place)

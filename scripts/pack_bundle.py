@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from bundle_files import REPOSITORY, VENDORED, BundleError, Fault, packed_name, read_bundle
+from bundle_files import REPOSITORY, VENDORED, BundleError, Fault, bundle_names, packed_name, read_bundle
 from check_bundle import check
 from vendoring import Vendor
 from zoo import read_model_info, write_lists
@@ -87,7 +87,7 @@ def pack(name: str, output: Path, repository: Path) -> Path:
     """
     bundle = repository / "bundles" / name
     if not name.isidentifier() or not (bundle / "configs").is_dir():
-        there = ", ".join(bundles_of(repository)) or "none"
+        there = ", ".join(bundle_names(repository)) or "none"
         raise BundleError(Fault(f"bundles/{name}", "-", "is not a bundle", f"name one of {there}"))
     with tempfile.TemporaryDirectory(prefix="pack-") as folder:
         root = stage(bundle, Path(folder), repository)
@@ -96,11 +96,6 @@ def pack(name: str, output: Path, repository: Path) -> Path:
         target = output / f"{name}_v{read_bundle(root).metadata['version']}.zip"
         write_zip(root, target)
     return target
-
-
-def bundles_of(repository: Path) -> list[str]:
-    """Names of the bundles of a repository."""
-    return sorted(path.parent.name for path in (repository / "bundles").glob("*/configs"))
 
 
 def distribute(names: list[str], output: Path, repository: Path, source: str | None = None) -> list[Path]:
@@ -137,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "dist", metavar="DIR", help="default: dist/")
     parser.add_argument("--source", metavar="URL", help="address of the folder that the zips will be downloaded from")
     options = parser.parse_args(arguments)
-    names = options.names or bundles_of(REPOSITORY)
+    names = options.names or bundle_names()
     try:
         for path in distribute(names, options.output, REPOSITORY, options.source):
             print(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from posixpath import normpath, relpath
 from typing import Any
 
-from bundle_files import REPOSITORY
+from bundle_files import REPOSITORY, bundle_names
 from docs_results import Results, Table, markdown, number, whole_table
 from documents import documents_of
 
@@ -43,11 +43,6 @@ PAGES = {
     "CHANGELOG.md": "changelog",
     "SECURITY.md": "security",
 }
-
-
-def bundle_names(repository: Path = REPOSITORY) -> list[str]:
-    """All bundles with metadata."""
-    return sorted(path.parents[1].name for path in repository.glob("bundles/*/configs/metadata.json"))
 
 
 def modules_of(package: str, folder: Path) -> list[str]:
@@ -84,14 +79,14 @@ def for_site(text: str, source: Path, repository: Path = REPOSITORY) -> str:
 
 def _place(path: str, repository: Path) -> str:
     """Where the site has a file or folder of the repository."""
+    if not (repository / path).exists():
+        raise ValueError(f"a link to {path}, which is not there")
     card = re.fullmatch(r"bundles/(\w+)/docs/(README\.md|results)", path)
     if card:
         return f"/bundles/{card[1]}/{'index' if card[2] == 'README.md' else 'results'}.md"
     page = PAGES.get(path) or (re.fullmatch(r"docs/(\w+)\.md", path) or {1: None})[1]
     if page:
         return f"/{page}.md"
-    if not (repository / path).exists():
-        raise ValueError(f"a link to {path}, which is not there")
     return "/" + relpath(path, "docs/site")
 
 

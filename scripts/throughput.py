@@ -27,10 +27,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bundle_files import REPOSITORY
+from bundle_files import REPOSITORY, bundle_names
 from scale_page import page
 
-BUNDLES = sorted(path.parents[1].name for path in (REPOSITORY / "bundles").glob("*/configs/batch.json"))
+BUNDLES = bundle_names()
 PAGE = REPOSITORY / "docs" / "scale.md"
 SETTINGS = ((1, 1), (2, 1), (1, 2))  # processes, threads of each
 SECONDS = 8.0  # of work for each process, if that is more than a subject

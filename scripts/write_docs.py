@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from bundle_files import REPOSITORY, Bundle, read_bundle
+from bundle_files import REPOSITORY, Bundle, bundle_names, read_bundle
 from bundle_metadata import filled, wall_time
 from docs_results import Results, markdown, method_name, number, pivot, whole_table
 from documents import Documents, documents_of
@@ -75,10 +75,9 @@ def network_defaults(module: Path, name: str) -> dict[str, Any]:
     raise SystemExit(f"{module} has no class {name}")
 
 
-def bundle_names(repository: Path) -> list[str]:
-    """Bundles with metadata and a template of their model card."""
-    there = sorted(path.parents[1].name for path in repository.glob("bundles/*/configs/metadata.json"))
-    return [name for name in there if (TEMPLATES / name / "model_card.md.j2").is_file()]
+def documented(repository: Path) -> list[str]:
+    """Bundles with a template of their model card."""
+    return [name for name in bundle_names(repository) if (TEMPLATES / name / "model_card.md.j2").is_file()]
 
 
 def documents(names: Sequence[str], repository: Path) -> dict[Path, str]:
@@ -167,7 +166,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.register_weights is None) != (options.name is None):
         parser.error("--register-weights and --as belong together")
-    names = bundle_names(options.repository)
+    names = documented(options.repository)
     if options.bundle is not None and options.bundle not in names:
         parser.error(f"--bundle must be one of {', '.join(names)}, got {options.bundle}")
     if options.register_weights is not None and options.bundle is None:

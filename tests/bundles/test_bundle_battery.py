@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_files import REPOSITORY
+from bundle_files import REPOSITORY, bundle_names
 from check_bundle import check
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 from pack_bundle import pack, stage, write_zip
@@ -27,7 +27,7 @@ from pack_bundle import pack, stage, write_zip
 from .known_inputs import RUNS, Run
 from .lesion_tables import lesion_table
 
-BUNDLES = sorted(path.parents[1].name for path in (REPOSITORY / "bundles").glob("*/configs/metadata.json"))
+BUNDLES = bundle_names()
 # Without site no .pth file is read, so an editable installation of this repository is not there.
 # Inference needs nothing of the extra "train".
 ALONE = [sys.executable, "-I", "-S", "-c"]

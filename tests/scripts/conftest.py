@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from bundle_files import REPOSITORY
+from pack_bundle import stage
 
 NETWORK = '''"""A network of one weight."""
 from physics.noise import sigma_from_snr
@@ -140,3 +144,10 @@ def repository(tmp_path: Path) -> Path:
 def tinymap(repository: Path) -> Path:
     """The bundle in the repository."""
     return repository / "bundles/tinymap"
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a bundle of this repository as its zip holds it; made once, so it is to be left as it is."""
+    folder = tmp_path_factory.mktemp("packed")
+    return cache(lambda name: stage(REPOSITORY / "bundles" / name, folder, REPOSITORY))

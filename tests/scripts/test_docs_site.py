@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from bundle_files import REPOSITORY
+from bundle_files import REPOSITORY, bundle_names
 from check_site import faults
-from site_pages import SITE, bundle_names, for_site, meaning, modules_of, pages, values_of
+from site_pages import SITE, for_site, meaning, modules_of, pages, values_of
 
 # Checks, containers and drawings by numbers of their own: nothing in them is a formula of physics.
 NO_FORMULA = {
@@ -105,8 +105,9 @@ def test_links_to_nothing_are_refused(tmp_path: Path) -> None:
     source = tmp_path / "docs" / "page.md"
     text = for_site("[a](../there.csv) [b](https://example.org) [c](#d) ![e](../there.csv#f)", source, tmp_path)
     assert text == "[a](/../../there.csv) [b](https://example.org) [c](#d) ![e](/../../there.csv#f)"
-    with pytest.raises(ValueError, match="docs/gone.md|gone.png"):
-        for_site("![x](gone.png)", source, tmp_path)
+    for gone in ("gone.png", "gone.md", "../SECURITY.md", "../bundles/gone/docs/README.md"):
+        with pytest.raises(ValueError, match="which is not there"):
+            for_site(f"[x]({gone})", source, tmp_path)
 
 
 def test_configuration_of_sphinx_and_files_that_pages_include(monkeypatch: pytest.MonkeyPatch) -> None:

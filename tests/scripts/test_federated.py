@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import federated
 import pytest
 import torch
-from bundle_files import REPOSITORY, BundleError
+from bundle_files import REPOSITORY, BundleError, bundle_names
 from torch import Tensor
 
-BUNDLES = sorted(path.parent.name for path in (REPOSITORY / "bundles").glob("*/configs"))
 SITES: dict[str, dict[str, Any]] = {"site-1": {"seed": 1}, "site-2": {"seed": 2, "learning_rate": 0.0}}
 TINY = {
     "batches_per_epoch": 2, "batch_size": 2, "patch_size_px": [24, 24], "validation_batches": 1, "val_interval": 1,
     "warmup_steps": 1,
 }  # fmt: skip
+pytestmark = pytest.mark.xdist_group("packed")
 
 
-def job_of(bundle: str, job: Path, values: dict[str, Any] | None = None, **options: Any) -> None:
+def job_of(bundle: Path, job: Path, values: dict[str, Any] | None = None, **options: Any) -> None:
     plan = {"sites": SITES, "rounds": 2, "local_epochs": 1, "overlays": [], "values": values or {}} | options
-    federated.make_job(REPOSITORY / "bundles" / bundle, job, **plan)
+    federated.make_job(bundle, job, **plan)
 
 
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_a_job_of_every_bundle(bundle: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bundle", bundle_names())
+def test_a_job_of_every_bundle(bundle: str, packed: Callable[[str], Path], tmp_path: Path) -> None:
     """It starts from weights that fit the network of its training, in full precision; no site gets a copy beside."""
-    job_of(bundle, tmp_path / "job")
+    job_of(packed(bundle), tmp_path / "job")
     custom = tmp_path / "job" / "app" / "custom"
     weights = torch.load(custom / "weights.pt", weights_only=True)
     assert all(value.dtype == torch.float32 for value in weights.values() if value.is_floating_point())
@@ -38,6 +40,8 @@ def test_a_job_of_every_bundle(bundle: str, tmp_path: Path) -> None:
     assert federation["sites"] == SITES and federation["values"]["epochs"] == 2
     assert not list((custom / bundle).rglob("*.pt"))
     assert not list(tmp_path.glob(".job-*"))
+    client = json.loads((tmp_path / "job/app/config/config_fed_client.json").read_text())
+    assert (custom / client["executors"][0]["executor"]["args"]["task_script_path"]).is_file()
 
 
 @pytest.mark.parametrize(
@@ -51,23 +55,37 @@ def test_a_job_of_every_bundle(bundle: str, tmp_path: Path) -> None:
         ({"weights": Path("absent.pt")}, "absent.pt"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_refused(
+    options: dict[str, Any], message: str, packed: Callable[[str], Path], tmp_path: Path
+) -> None:
     with pytest.raises(BundleError, match=message):
-        job_of("rim_relaxometry", tmp_path / "job", **options)
+        job_of(packed("rim_relaxometry"), tmp_path / "job", **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_job_is_not_written_over_another(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="exists"):
-        job_of("rim_relaxometry", tmp_path)
+        job_of(tmp_path / "any.zip", tmp_path)
 
 
-def test_the_command_wants_a_packed_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_command_wants_a_packed_bundle(zipped: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One of the repository would not run at a site."""
-    plan = ["--site", "site-1", "--site", "site-2"]
-    assert federated.main([str(REPOSITORY / "bundles/rim_relaxometry"), str(tmp_path / "job"), *plan]) == 1
+    bundle, jobs = REPOSITORY / "bundles/rim_relaxometry", tmp_path / "jobs"
+    if zipped:
+        shutil.copytree(bundle / "configs", tmp_path / "rim_relaxometry/configs")
+        bundle = Path(shutil.make_archive(str(tmp_path / "own"), "zip", tmp_path, "rim_relaxometry"))
+    assert federated.main([str(bundle), str(jobs / "job"), "--site", "site-1", "--site", "site-2"]) == 1
     assert "make dist" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert not list(jobs.iterdir())
+
+
+def test_a_site_that_is_named_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The values given first would be forgotten."""
+    sites = ["--site", "site-1", "seed=1", "--site", "site-2", "--site", "site-1", "batch_size=2"]
+    assert federated.main([str(tmp_path / "any.zip"), str(tmp_path / "job"), *sites]) == 1
+    assert "--site site-1: stands twice" in capsys.readouterr().err
+    assert federated.parse_sites([["a", "seed=1"], ["b"]]) == {"a": {"seed": 1}, "b": {}}
 
 
 def test_values_of_the_command_line() -> None:
@@ -122,7 +140,7 @@ def test_two_simulated_sites(tmp_path: Path) -> None:
     weights = torch.load(tmp_path / "global.pt", weights_only=True)
     assert_equal(weights, mean(local(1, 2), local(2, 2)))
     # The bundle takes them as its own: strictly, and as the start of another federation.
-    job_of("rim_relaxometry", tmp_path / "next", TINY, weights=tmp_path / "global.pt")
+    job_of(packed, tmp_path / "next", TINY, weights=tmp_path / "global.pt")
     one_run_a_site(work)
 
 
