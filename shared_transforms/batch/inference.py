@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from shared_transforms.atomic import atomic_write
 from shared_transforms.batch.layout import HIDDEN, arrange, datatype_of, place
-from shared_transforms.batch.record import RECORD_SUFFIX, Maker, Record, files_of, fingerprint, read_record
+from shared_transforms.batch.record import RECORD_SUFFIX, Maker, Record, files_of, fingerprint, read_record, texts_of
 from shared_transforms.batch.units import Unit, search_folder
 from shared_transforms.errors import QMRIError, cause_of
 
@@ -66,6 +66,7 @@ class Recipe:
         overlays: files of overlays on inference.json.
         options: overrides of inference.json.
         derivatives: further data sets with images of the same subjects.
+        names: of the derivatives in BIDS URIs; empty for "derivative0" and so on.
         devices: of the processes in turn; empty for what inference.json says.
         threads: of each process.
         command: command line of the batch, for the reports.
@@ -78,6 +79,7 @@ class Recipe:
     overlays: tuple[Path, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     derivatives: tuple[Path, ...] = ()
+    names: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     threads: int = 1
     command: tuple[str, ...] = ()
@@ -90,7 +92,14 @@ class Recipe:
     @property
     def links(self) -> dict[str, Path]:
         """{name in BIDS URIs: data set}."""
-        return {"raw": self.dataset_dir} | {f"derivative{i}": path for i, path in enumerate(self.derivatives)}
+        names = self.names or [f"derivative{i}" for i in range(len(self.derivatives))]
+        return {"raw": self.dataset_dir} | dict(zip(names, self.derivatives, strict=True))
+
+    @property
+    def named_files(self) -> list[Path]:
+        """The files that options and overlays name, such as a mask for all subjects."""
+        overlays = [json.loads(overlay.read_text(encoding="utf-8")) for overlay in self.overlays]
+        return files_of(os.path.abspath(text) for text in texts_of([dict(self.options), *overlays]))
 
     def parser(self, device: str | None = None) -> Any:
         """The merged config as a ``ConfigParser``."""
@@ -184,7 +193,7 @@ class UnitInference:
         folder, record = unit.below(output), f"{unit.label}{RECORD_SUFFIX}"
         staging, arranged = unit.below(output / HIDDEN), output / HIDDEN / "finished" / unit.label
         items = self._find(unit)
-        files = {self._uri(file): file for file in files_of(items)}
+        files = {self._uri(file): file for file in [*files_of(items), *self.recipe.named_files]}
         before = read_record(folder / record)
         if before is not None and before.holds(folder, self.made_by, files):
             return "kept"
@@ -207,7 +216,8 @@ class UnitInference:
             )
             with atomic_write(arranged / record) as file:
                 file.write(made.as_json())
-            place(arranged, folder, record, list(before.outputs) if before else [])
+            begun = output / HIDDEN / "begun" / f"{unit.label}.json"
+            place(arranged, folder, record, begun, list(before.outputs) if before else [])
         finally:
             _remove(staging, arranged)
         return "done"

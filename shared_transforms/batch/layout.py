@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -55,35 +56,68 @@ def arrange(written: Path, arranged: Path, folders: Mapping[str, str], uri_of: C
     return files
 
 
-def place(arranged: Path, folder: Path, record: str, outdated: Sequence[str] = ()) -> None:
+def place(arranged: Path, folder: Path, record: str, begun: Path, outdated: Sequence[str] = ()) -> None:
     """Move the files of a unit to where they belong, its record last of all.
 
     Where there is no such folder yet, one rename does it. Otherwise the old record goes first, so that a unit is never
-    taken for done whose files are of two runs; files of others in the folder stay.
+    taken for done whose files are of two runs; files of others in the folder stay. What a killed process leaves half
+    done, the next call clears up: the files of both runs are listed before anything changes.
 
     Args:
         arranged: the unit's files and its record.
         folder: their place, on the same file system.
         record: name of the record.
+        begun: where the list of the files is kept meanwhile.
         outdated: files of an earlier run, relative to ``folder``.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not folder.exists():
         os.rename(arranged, folder)
         sync_folder(folder.parent)
-        return
-    (folder / record).unlink(missing_ok=True)
-    files = [p.relative_to(arranged) for p in arranged.rglob("*") if p.is_file() and p.name != record]
-    for name in {Path(name) for name in outdated} - set(files):
-        (folder / name).unlink(missing_ok=True)
-    for name in [*files, Path(record)]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(arranged / name, folder / name)
-    sync_folder(folder)
+    else:
+        files = [p.relative_to(arranged) for p in arranged.rglob("*") if p.is_file() and p.name != record]
+        old = {Path(name) for name in (*outdated, *_begun_files(begun))}
+        _write(begun, json.dumps(sorted(name.as_posix() for name in old.union(files))).encode())
+        (folder / record).unlink(missing_ok=True)
+        for name in old.difference(files):
+            (folder / name).unlink(missing_ok=True)
+        for name in [*files, Path(record)]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(arranged / name, folder / name)
+        sync_folder(folder)
+    begun.unlink(missing_ok=True)
+
+
+def derivative_names(output: Path, derivatives: Sequence[Path]) -> tuple[str, ...]:
+    """Names for BIDS URIs, "derivative0" and so on, that the links of earlier runs do not give to another data set.
+
+    A data set keeps the name that it has. The name of one that is no longer there is free: it may have been moved.
+
+    Args:
+        output: the derivative.
+        derivatives: the data sets.
+    """
+    taken = {name: target for name, target in links_of(output).items() if target is None or target.exists()}
+    names: list[str] = []
+    for dataset in derivatives:
+        known = (name for name, target in taken.items() if name.startswith("derivative") and target == dataset)
+        free = (name for i in itertools.count() if (name := f"derivative{i}") not in taken)
+        names.append(next(known, None) or next(free))
+        taken[names[-1]] = dataset
+    return tuple(names)
+
+
+def links_of(output: Path) -> dict[str, Path | None]:
+    """{name in BIDS URIs: data set} as the description of a derivative has it; None where it is not a path."""
+    links = _read_object(output / "dataset_description.json").get("DatasetLinks")
+    return {
+        name: None if ":" in str(target) else Path(os.path.normpath(output / str(target)))  # doi:..., https://...
+        for name, target in (links.items() if isinstance(links, dict) else ())
+    }
 
 
 def describe(output: Path, software: Mapping[str, Any], links: Mapping[str, Path]) -> None:
-    """Write ``dataset_description.json`` and ``.bidsignore`` of the derivative; entries of other programs are kept.
+    """Write ``dataset_description.json`` and ``.bidsignore`` of the derivative; entries of others are kept.
 
     Args:
         output: the derivative.
@@ -106,10 +140,15 @@ def describe(output: Path, software: Mapping[str, Any], links: Mapping[str, Path
         content |= existing
     others = [p for p in content["GeneratedBy"] if p.get("Name") != software["Name"]]
     content["GeneratedBy"] = [*others, dict(software)]
-    content["DatasetLinks"] = {name: Path(os.path.relpath(link, output)).as_posix() for name, link in links.items()}
+    # Sidecars of earlier runs name the other links, and a URL that somebody gave to ours says more than a path.
+    kept = {name for name, target in links_of(output).items() if target is None or name not in links}
+    here = {name: Path(os.path.relpath(link, output)).as_posix() for name, link in links.items() if name not in kept}
+    content["DatasetLinks"] = {name: content["DatasetLinks"][name] for name in sorted(kept)} | here
     _write(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    lines = [*_IGNORED, *(f"!*_{suffix}.*" for suffix in _IN_BIDS)]
-    _write(output / ".bidsignore", ("\n".join(lines) + "\n").encode())
+    ignore = output / ".bidsignore"
+    lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.exists() else []
+    lines += [line for line in (*_IGNORED, *(f"!*_{suffix}.*" for suffix in _IN_BIDS)) if line not in lines]
+    _write(ignore, ("\n".join(lines) + "\n").encode())
 
 
 def _with_uris(file: Path, uri_of: Callable[[Path], str]) -> bytes | None:
@@ -120,6 +159,13 @@ def _with_uris(file: Path, uri_of: Callable[[Path], str]) -> bytes | None:
     here = file.parent.resolve()
     content["Sources"] = [uri_of(Path(os.path.normpath(here / source))) for source in content["Sources"]]
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _begun_files(begun: Path) -> list[str]:
+    try:
+        return list(json.loads(begun.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return []
 
 
 def _read_object(path: Path) -> dict[str, Any]:

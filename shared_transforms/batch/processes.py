@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Lost:
 
 
 class SessionError(RuntimeError):
-    """No process could open its session."""
+    """No process is left that has opened its session."""
 
 
 @dataclass
@@ -52,8 +53,9 @@ def in_processes(
 ) -> Iterator[tuple[Task, Result | Lost]]:
     """Do tasks in spawned processes, one at a time in each.
 
-    A process that is killed loses its task, and another takes its place. Where the iteration is left early, the
-    processes are ended; where this process is killed, each of the others ends after its task.
+    A process that is killed loses its task, and another takes its place. One that cannot open its session is warned
+    of, and the others go on. Where the iteration is left early, the processes are ended; where this process is killed,
+    each of the others ends after its task.
 
     Args:
         open_session: called once in each process with its number from 0; returns the function that does a task.
@@ -65,11 +67,13 @@ def in_processes(
         Each task with its result, or with how its process ended, as they come.
 
     Raises:
-        Exception: what ``open_session`` raised.
-        SessionError: all processes ended while they opened their session.
+        Exception: what ``open_session`` raised, where no process is left for the tasks.
+        SessionError: likewise, where the last process ended while it opened its session.
     """
     waiting = list(reversed(tasks))
     workers: list[_Worker[Task]] = []
+    unopened: list[Exception] = []
+    opened = False
     try:
         with _threads(threads):
             workers += [_start(open_session, index) for index in range(min(processes, len(tasks)))]
@@ -84,14 +88,17 @@ def in_processes(
                     if worker.opened and waiting:
                         with _threads(threads):
                             workers.append(_start(open_session, worker.index))
-                    elif not worker.opened and not workers and waiting:
-                        raise SessionError(f"no process could start: {lost}") from None
+                    elif not worker.opened:
+                        unopened.append(SessionError(f"no process could start: {lost}"))
                     if worker.task is not None:
                         yield worker.task, lost
                     continue
                 if kind == "broken":
-                    raise value
-                worker.opened = True
+                    workers.remove(worker)
+                    worker.process.join()
+                    unopened.append(value)
+                    continue
+                worker.opened = opened = True
                 done, worker.task = worker.task, waiting.pop() if waiting else None
                 with suppress(OSError):  # it died meanwhile, which the next turn finds
                     worker.connection.send(worker.task)
@@ -100,6 +107,11 @@ def in_processes(
                     worker.process.join()
                 if kind == "result" and done is not None:
                     yield done, value
+            if waiting and not workers:
+                raise unopened[-1]
+            while opened and unopened:
+                cause = " ".join(str(unopened.pop()).split())
+                warnings.warn(f"one process less, for it could not open its session: {cause}", stacklevel=2)
     finally:
         for worker in workers:
             worker.process.terminate()

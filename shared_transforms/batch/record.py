@@ -97,20 +97,22 @@ def files_of(items: Iterable[Any]) -> list[Path]:
     Args:
         items: what a finder returned: dictionaries with paths, or lists of them, among their values.
     """
-    named = dict.fromkeys(Path(text) for text in _texts(list(items)) if os.sep in text and Path(text).is_file())
+    # Not Path.is_file: it raises for a text, such as a note, that is longer than a name can be.
+    named = dict.fromkeys(Path(text) for text in texts_of(list(items)) if os.sep in text and os.path.isfile(text))
     sidecars = [sidecar for path in named if is_nifti(path) for sidecar in sidecar_files(path)]
     return list(dict.fromkeys([*named, *sidecars]))
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts and paths among a value, the values of a dictionary or the members of a list, at any depth."""
     if isinstance(value, str | Path):
         yield str(value)
     elif isinstance(value, Mapping):
         for part in value.values():
-            yield from _texts(part)
+            yield from texts_of(part)
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from _texts(part)
+            yield from texts_of(part)
 
 
 def _same(path: Path, known: Mapping[str, Any]) -> bool:

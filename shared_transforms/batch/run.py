@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,8 +16,9 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from shared_transforms.batch.inference import Outcome, Recipe, open_inference
-from shared_transforms.batch.layout import HIDDEN, describe
+from shared_transforms.batch.layout import HIDDEN, derivative_names, describe, links_of
 from shared_transforms.batch.processes import Lost, in_processes
+from shared_transforms.batch.record import Maker
 from shared_transforms.batch.table import keep_failure, read_provenance, rows_of, write_table
 from shared_transforms.batch.units import Unit, find_units, share_of
 from shared_transforms.errors import QMRIError
@@ -50,7 +51,8 @@ class BatchInference:
         processes: how many work at a time.
         threads: of each process.
         device: such as "cuda:1"; several are given to the processes in turn; None for what inference.json says.
-        replace: make the maps of another overlay or other options in the place of those in ``output_dir``.
+        replace: make the maps of another overlay, other options or another data set in the place of those in
+            ``output_dir``.
 
     Raises:
         QMRIError: folders, names or options that cannot be. No process was started then.
@@ -97,6 +99,7 @@ class BatchInference:
                 remedy=f"choose another one, such as {data / 'derivatives' / name}",
             )  # fmt: skip
         _check_recipe(self.recipe)
+        self._rows: list[dict[str, Any]] = []
 
     def run(self, stream: TextIO | None = None) -> list[dict[str, Any]]:
         """Do what is not done.
@@ -109,12 +112,33 @@ class BatchInference:
 
         Raises:
             QMRIError: weights that do not fit, an output that holds other maps, or no unit with such images.
+            SessionError: no process is left. The table tells what was done, as it does after Ctrl-C.
         """
         began = time.perf_counter()
         made_by = self.recipe.maker()
-        self._begin(origin := self._provenance(asdict(made_by)))
+        self._begin(made_by, origin := self._provenance(made_by))
         outcomes: dict[Unit, Outcome] = {}
         shown = stream or sys.stderr
+        try:
+            self._do(made_by, outcomes, shown, began)
+        finally:
+            running = [unit for unit, outcome in outcomes.items() if outcome.status == "running"]
+            with self._lock():  # the last of several runs writes what all have done
+                self._rows = rows_of(self.output, self.units, made_by, running)
+                table = write_table(self.output, self._rows, origin)
+        print(_summary(outcomes, self._rows, table, time.perf_counter() - began), file=shown)
+        if outcomes and all(outcome.status == "absent" for outcome in outcomes.values()):
+            raise _nothing_found(self.recipe.dataset_dir, outcomes)
+        return self._rows
+
+    @property
+    def status(self) -> int:
+        """Exit status of the run: 1 where a unit of it failed, else 0."""
+        mine = {(unit.subject, unit.session or "n/a") for unit in self.share}
+        return int(any(row["status"] == "failed" for row in self._rows if (row["subject"], row["session"]) in mine))
+
+    def _do(self, made_by: Maker, outcomes: dict[Unit, Outcome], shown: TextIO, began: float) -> None:
+        """Do the units of this run; their outcomes are added as they come."""
         with tqdm(total=len(self.share), unit="subject", smoothing=0, file=shown, disable=not shown.isatty()) as bar:
             session = functools.partial(open_inference, self.recipe, made_by)
             for unit, result in in_processes(session, self.share, self.processes, self.recipe.threads):
@@ -123,26 +147,17 @@ class BatchInference:
                 keep_failure(self.output, unit, outcome)
                 bar.update()
                 _show(unit, outcome, bar, shown, _pace(outcomes, len(self.share), time.perf_counter() - began))
-        running = [unit for unit, outcome in outcomes.items() if outcome.status == "running"]
-        with self._lock():  # the last of several runs writes what all have done
-            rows = rows_of(self.output, self.units, running)
-            table = write_table(self.output, rows, origin)
-        print(_summary(outcomes, rows, table, time.perf_counter() - began), file=shown)
-        if outcomes and all(outcome.status == "absent" for outcome in outcomes.values()):
-            raise _nothing_found(self.recipe.dataset_dir, outcomes)
-        return rows
 
-    @property
-    def status(self) -> int:
-        """Exit status: 1 where a unit of this run failed, else 0."""
-        mine = {(unit.subject, unit.session or "n/a") for unit in self.share}
-        rows = rows_of(self.output, self.units)
-        return int(any(row["status"] == "failed" for row in rows if (row["subject"], row["session"]) in mine))
-
-    def _begin(self, origin: Mapping[str, Any]) -> None:
+    def _begin(self, made_by: Maker, origin: Mapping[str, Any]) -> None:
         """Claim the output for this recipe."""
         with self._lock():
             before = read_provenance(self.output)
+            if before and (other := before.get("maker", {}).get("name")) != made_by.name:
+                # Also where other maps are to be replaced: their records have the same names.
+                raise QMRIError(
+                    file=self.output, field="output_dir", found=f"a batch of {other}",
+                    expected=f"an empty folder, or a batch of {made_by.name}", remedy="choose another output_dir",
+                )  # fmt: skip
             for key in ("overlay", "options"):
                 if before and before.get(key) != origin[key] and not self.replace:
                     raise QMRIError(
@@ -150,15 +165,26 @@ class BatchInference:
                         expected=f"an output of its own for {key} {json.dumps(origin[key])}",
                         remedy="choose another output_dir, or make these in the place of those: replace=true",
                     )  # fmt: skip
-            maker = origin["maker"]
-            software = {"Name": maker["name"], "Version": maker["version"], "Description": origin["method"]}
+            self._check_raw()
+            self.recipe = dataclasses.replace(self.recipe, names=derivative_names(self.output, self.recipe.derivatives))
+            software = {"Name": made_by.name, "Version": made_by.version, "Description": origin["method"]}
             describe(self.output, software, self.recipe.links)
-            write_table(self.output, rows_of(self.output, self.units), origin)
+            write_table(self.output, rows_of(self.output, self.units, made_by), origin)
 
-    def _provenance(self, maker: Mapping[str, Any]) -> dict[str, Any]:
+    def _check_raw(self) -> None:
+        """Sidecars name their sources by the link "raw": it may follow a data set that moved, not become another."""
+        raw = links_of(self.output).get("raw")
+        if raw and raw != self.recipe.dataset_dir and raw.exists() and not self.replace:
+            raise QMRIError(
+                file=self.output, field="dataset_dir", found=f"maps of {raw}",
+                expected=f"an output of its own for {self.recipe.dataset_dir}",
+                remedy="choose another output_dir, or make these in the place of those: replace=true",
+            )  # fmt: skip
+
+    def _provenance(self, made_by: Maker) -> dict[str, Any]:
         recipe = self.recipe
         return {
-            "maker": dict(maker),
+            "maker": dataclasses.asdict(made_by),
             "method": recipe.parser().get("method", ""),
             "overlay": [path.name for path in recipe.overlays],
             "options": dict(recipe.options),

@@ -12,7 +12,7 @@ from typing import Any
 from shared_transforms.atomic import atomic_write
 from shared_transforms.batch.inference import Outcome
 from shared_transforms.batch.layout import HIDDEN
-from shared_transforms.batch.record import RECORD_SUFFIX, read_record
+from shared_transforms.batch.record import RECORD_SUFFIX, Maker, read_record
 from shared_transforms.batch.units import Unit
 
 COLUMNS = {
@@ -22,10 +22,10 @@ COLUMNS = {
         "Description": "What became of it",
         "Levels": {
             "done": "Maps are there",
-            "failed": "Nothing was written; the message says why",
+            "failed": "Not done, as the message says; maps of an earlier run may be there",
             "absent": "No images of this kind",
             "running": "Another process is at it",
-            "pending": "Not begun",
+            "pending": "Not begun, or done by another version, with other weights or another config",
         },
     },
     "seconds": {"Description": "Time it took", "Units": "s"},
@@ -49,12 +49,13 @@ def keep_failure(output: Path, unit: Unit, outcome: Outcome) -> None:
             file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def rows_of(output: Path, units: Iterable[Unit], running: Iterable[Unit] = ()) -> list[dict[str, Any]]:
+def rows_of(output: Path, units: Iterable[Unit], made_by: Maker, running: Iterable[Unit] = ()) -> list[dict[str, Any]]:
     """A row for each unit, with the names of ``COLUMNS``.
 
     Args:
         output: the derivative.
         units: all of the data set.
+        made_by: what makes the maps; those of another maker do not count.
         running: those that another process has.
     """
     rows, busy = [], set(running)
@@ -67,7 +68,7 @@ def rows_of(output: Path, units: Iterable[Unit], running: Iterable[Unit] = ()) -
             row["status"] = "running"
         elif failure:
             row |= {name: failure[name] for name in ("status", "seconds", "peak_memory_mb", "message")}
-        elif record:
+        elif record and record.made_by == made_by:
             row |= {"status": "done", "seconds": record.seconds, "peak_memory_mb": record.peak_memory_mb}
         else:
             row["status"] = "pending"

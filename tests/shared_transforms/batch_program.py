@@ -24,7 +24,9 @@ class Sessions:
         self.log("open", index)
         if self.kind == "broken":
             raise ValueError("no weights")
-        if self.kind == "dead":
+        if self.kind == "one broken" and index == 1:
+            raise ValueError("no memory")
+        if self.kind == "dead" or (self.kind == "one dead" and index == 1):
             os.kill(os.getpid(), signal.SIGKILL)
         return self.do
 
@@ -35,6 +37,9 @@ class Sessions:
             os.kill(os.getpid(), signal.SIGKILL)
         if task == "exit":
             sys.exit(3)
+        if task == "meet":  # the other process is through with its session
+            while (self.folder / "log").read_text().count(" open ") < 2:
+                time.sleep(0.01)
         time.sleep(1.0 if task == "wait" else 0.01)
         self.log("end", task)
         return f"{task} with {os.environ['OMP_NUM_THREADS']}"

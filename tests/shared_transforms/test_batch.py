@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +10,15 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from shared_transforms.batch.inference import Outcome, Recipe, UnitInference
-from shared_transforms.batch.layout import arrange, datatype_of, describe, place
-from shared_transforms.batch.record import Maker, Record, files_of, fingerprint, read_record
-from shared_transforms.batch.run import BatchInference
+from shared_transforms.batch.inference import Outcome
+from shared_transforms.batch.layout import arrange, datatype_of
+from shared_transforms.batch.record import Maker, files_of, read_record
 from shared_transforms.batch.table import keep_failure, rows_of, write_table
 from shared_transforms.batch.units import Unit, find_units, search_folder, share_of
 from shared_transforms.errors import QMRIError
 from shared_transforms.io import find_lesion_maps
 
-ROOT = Path(__file__).resolve().parents[2] / "bundles" / "rim_relaxometry"
-TIMES = [0.05, 0.2, 0.5, 1.0, 2.0, 4.0]
-MAKER = Maker("bundle", "1.0.0", "ab12", "cd34")
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(f"content of {name}")
-
-
-def write_subject(root: Path, unit: Unit, t1: float = 1.0) -> Path:
-    """An inversion recovery of 8 x 8 x 1 voxels without noise."""
-    folder = unit.below(root) / "anat"
-    folder.mkdir(parents=True, exist_ok=True)
-    signal = [1000 * abs(1 - 2 * np.exp(-t / t1)) + 1 for t in TIMES]
-    image = np.broadcast_to(np.float32(signal), (8, 8, 1, len(TIMES)))
-    path = folder / f"{unit.label}_IRT1.nii.gz"
-    nib.save(nib.Nifti1Image(np.ascontiguousarray(image), np.diag([2.0, 2, 4, 1])), path)
-    (folder / f"{unit.label}_IRT1.json").write_text(json.dumps({"InversionTime": TIMES}))
-    return path
-
+from .batch_data import MAKER, a_record, batch, open_unit_inference, touch, write_subject
 
 # Units
 
@@ -107,12 +83,6 @@ def test_derivatives_are_looked_through_where_they_are_named(tmp_path: Path) -> 
 # Records
 
 
-def a_record(folder: Path, inputs: dict[str, Path], maker: Maker = MAKER) -> Record:
-    touch(folder, "anat/map.nii.gz", "anat/map.json")
-    outputs = {name: (folder / name).stat().st_size for name in ("anat/map.nii.gz", "anat/map.json")}
-    return Record(maker, {k: fingerprint(v) for k, v in inputs.items()}, outputs, 1.5, 100.0, "2026-01-01", 1)
-
-
 def test_a_record_holds_until_maker_input_or_output_changes(tmp_path: Path) -> None:
     image, folder = tmp_path / "image.nii", tmp_path / "out"
     image.write_text("voxels")
@@ -147,7 +117,8 @@ def test_files_of_items_are_images_masks_and_every_sidecar(tmp_path: Path) -> No
     image = write_subject(tmp_path, Unit("sub-01"))
     touch(tmp_path, "sub-01/anat/sub-01_mask.nii.gz", "IRT1.json", "MESE.json")
     mask = tmp_path / "sub-01/anat/sub-01_mask.nii.gz"
-    items = [{"image": [str(image)], "mask": str(mask), "stem": "sub-01", "notes": ["a / b"], "phase": None}]
+    notes = ["a / b", "a note longer than a name can be / " * 200]
+    items = [{"image": [str(image)], "mask": str(mask), "stem": "sub-01", "notes": notes, "phase": None}]
     expected = {image, mask, image.with_name("sub-01_IRT1.json"), tmp_path / "IRT1.json"}
     assert set(files_of(items)) == expected
 
@@ -178,70 +149,6 @@ def test_the_datatype_is_that_of_the_image(image: str, expected: str) -> None:
     assert datatype_of(image, "sub-1") == expected
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process end before the given change of the disk."""
-    left = [step]
-
-    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **keywords: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed
-            return change(*arguments, **keywords)
-
-        return wrapped
-
-    for owner, name in ((os, "rename"), (os, "replace"), (os, "unlink"), (os, "mkdir"), (shutil, "rmtree")):
-        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
-    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
-
-
-@pytest.mark.parametrize("earlier", [False, True])
-def test_killed_at_any_moment_a_unit_with_a_record_is_whole(
-    earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = {"anat/old.nii.gz": "old", "anat/map.nii.gz": "old", "r.json": "old"} if earlier else {}
-    new = {"anat/map.nii.gz": "new", "perf/other.nii.gz": "new", "r.json": "new"}
-    hand = {"anat/by_hand.txt": "kept"} if earlier else {}
-    finished = False
-    for step in range(40):
-        folder, arranged = tmp_path / f"{step}/sub-01", tmp_path / f"{step}/arranged"
-        for place_of, texts in ((folder, old | hand), (arranged, new)):
-            touch(place_of, *texts)
-            for name, text in texts.items():
-                (place_of / name).write_text(text)
-        with monkeypatch.context() as patch:
-            kill_at(step, patch)
-            try:
-                place(arranged, folder, "r.json", [name for name in old if name != "r.json"])
-                finished = True
-            except Killed:
-                pass
-        found = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
-        assert found.items() >= hand.items()
-        if finished or "r.json" in found:
-            assert found == hand | (new if finished or found["r.json"] == "new" else old)
-        if finished:
-            break
-    assert finished and step >= (5 if earlier else 1)
-
-
-def test_the_description_is_that_of_a_derivative(tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
-    for version in ("1.0.0", "1.1.0"):
-        describe(tmp_path / "raw/derivatives/maps", {"Name": "b", "Version": version}, {"raw": tmp_path / "raw"})
-    content = json.loads((tmp_path / "raw/derivatives/maps/dataset_description.json").read_text())
-    assert content["DatasetType"] == "derivative" and content["DatasetLinks"] == {"raw": "../.."}
-    assert content["GeneratedBy"] == [{"Name": "b", "Version": "1.1.0"}]
-    touch(tmp_path / "raw", "sub-01/anat/a.nii.gz")
-    with pytest.raises(QMRIError, match="no derivative"):
-        describe(tmp_path / "raw", {"Name": "b", "Version": "1"}, {})
-
-
 # The table
 
 
@@ -252,39 +159,28 @@ def test_the_table_tells_of_every_unit_what_lies_on_the_disk(tmp_path: Path) -> 
     (units[0].below(tmp_path) / "sub-0_ses-1_batch.json").write_bytes(record.as_json())
     keep_failure(tmp_path, units[1], Outcome("failed", 2.0, "file: a\tb\nfield: c"))
     keep_failure(tmp_path, units[2], Outcome("absent", 0.1, "none"))
-    rows = rows_of(tmp_path, units, running=[units[3]])
+    rows = rows_of(tmp_path, units, MAKER, running=[units[3]])
     assert [row["status"] for row in rows] == ["done", "failed", "absent", "running", "pending"]
+    assert rows_of(tmp_path, units[:1], Maker("bundle", "1.1.0", "ab12", "cd34"))[0]["status"] == "pending", "outdated"
     write_table(tmp_path, rows, {"seed": None})
     lines = (tmp_path / "batch.tsv").read_text().splitlines()
     assert lines[0].split("\t") == ["subject", "session", "status", "seconds", "peak_memory_mb", "message"]
     assert lines[2].split("\t") == ["sub-1", "ses-1", "failed", "2.0", "0.0", "file: a b field: c"]
     assert json.loads((tmp_path / "batch.json").read_text())["Provenance"] == {"seed": None}
     keep_failure(tmp_path, units[1], Outcome("done", 2.0))
-    assert rows_of(tmp_path, units[1:2])[0]["status"] == "pending", "mended, and its maps are elsewhere"
+    assert rows_of(tmp_path, units[1:2], MAKER)[0]["status"] == "pending", "mended, and its maps are elsewhere"
 
 
 # Inference
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., UnitInference]:
-    """An inference of one step and no report, which take time and are tested elsewhere."""
-
-    def opened(data: Path, output: Path, version: str = "1.0.0") -> UnitInference:
-        options = {"postprocessing#transforms#2#_disabled_": True, "device": "cpu"}
-        recipe = Recipe("rim_relaxometry", ROOT, data, output, options=options)
-        return UnitInference(recipe, Maker("rim_relaxometry", version, None, "0"))
-
-    return opened
-
-
-def test_a_unit_is_done_once_and_again_where_its_input_changed(bundle: Any, tmp_path: Path) -> None:
+def test_a_unit_is_done_once_and_again_where_its_input_changed(tmp_path: Path) -> None:
     data, output = tmp_path / "data", tmp_path / "data/derivatives/maps"
     units = [Unit("sub-01", "ses-1"), Unit("sub-01", "ses-2"), Unit("sub-02", "ses-1")]
     images = [write_subject(data, unit, t1) for unit, t1 in zip(units, (0.8, 1.2, 1.0), strict=True)]
     images[2].write_bytes(images[2].read_bytes()[:-40])
     (data / "sub-03/anat").mkdir(parents=True)
-    infer = bundle(data, output)
+    infer = open_unit_inference(data, output)
     outcomes = [infer(unit) for unit in [*units, Unit("sub-03")]]
     assert [outcome.status for outcome in outcomes] == ["done", "done", "failed", "absent"]
     for part in (f"file: {images[2]}", "field: file content", "found: a truncated", "expected:", "remedy:"):
@@ -299,22 +195,22 @@ def test_a_unit_is_done_once_and_again_where_its_input_changed(bundle: Any, tmp_
     written = {p.relative_to(output / "sub-01/ses-1").as_posix() for p in maps[0].parent.iterdir()}
     assert set(record.outputs) == written and len(record.inputs) == 2
 
-    assert [bundle(data, output)(unit).status for unit in units[:2]] == ["kept", "kept"]
+    assert [open_unit_inference(data, output)(unit).status for unit in units[:2]] == ["kept", "kept"]
     write_subject(data, units[1], 0.6)
     write_subject(data, units[2])
-    again = bundle(data, output)
+    again = open_unit_inference(data, output)
     assert [again(unit).status for unit in units] == ["kept", "done", "done"]
     assert float(np.median(nib.load(maps[1]).get_fdata())) == pytest.approx(0.6, rel=0.1)
-    assert bundle(data, output, "2.0.0")(units[0]).status == "done"
+    assert open_unit_inference(data, output, "2.0.0")(units[0]).status == "done"
     with FileLock(output / ".batch/locks/sub-01_ses-1.lock"):
-        assert bundle(data, output)(units[0]).status == "running"
+        assert open_unit_inference(data, output)(units[0]).status == "running"
 
 
 def test_what_is_no_fault_of_the_input_is_told_with_its_traceback(
-    bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_subject(tmp_path / "data", Unit("sub-01"))
-    infer = bundle(tmp_path / "data", tmp_path / "maps")
+    infer = open_unit_inference(tmp_path / "data", tmp_path / "maps")
 
     def full(*_: object) -> None:
         print("said before")
@@ -334,10 +230,6 @@ def test_what_is_no_fault_of_the_input_is_told_with_its_traceback(
 def data(tmp_path: Path) -> Path:
     write_subject(tmp_path / "data", Unit("sub-01"))
     return tmp_path / "data"
-
-
-def batch(data: Path, output: Path, **options: Any) -> BatchInference:
-    return BatchInference("rim_relaxometry", ROOT, data, output, **options)
 
 
 @pytest.mark.parametrize(
@@ -370,20 +262,6 @@ def test_maps_do_not_go_among_the_raw_data(data: Path) -> None:
     for output in (data, data / "sub-01", data / "sub-01/maps"):
         with pytest.raises(QMRIError, match="raw data"):
             batch(data, output)
-
-
-def test_other_maps_are_not_written_over_unless_asked_for(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shared_transforms.batch.run.in_processes", lambda *_: iter(()))
-    output = tmp_path / "maps"
-    assert batch(data, output).run()[0]["status"] == "pending"
-    batch(data, output, processes=2, threads=3).run()
-    with pytest.raises(QMRIError, match="maps made with overlay"):
-        batch(data, output, overlay="t2.json").run()
-    with pytest.raises(QMRIError, match="maps made with options"):
-        batch(data, output, options={"slices_at_once": 1}).run()
-    batch(data, output, overlay="t2.json", replace=True).run()
 
 
 def test_the_exit_status_tells_of_failures_and_of_nothing_found(

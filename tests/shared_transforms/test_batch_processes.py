@@ -55,6 +55,14 @@ def test_a_session_that_cannot_be_opened_ends_the_run_with_its_error(tmp_path: P
     assert not any(what == "begin" for _, what, _ in logged(tmp_path))
 
 
+@pytest.mark.parametrize(("kind", "cause"), [("one broken", "no memory"), ("one dead", "ended by SIGKILL")])
+def test_where_one_process_cannot_open_its_session_the_others_go_on(kind: str, cause: str, tmp_path: Path) -> None:
+    command = [*PROGRAM, str(tmp_path), kind, "2", "1", "meet", *TASKS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    assert sorted(json.loads(done.stdout)) == sorted([task, f"{task} with 1", False] for task in ["meet", *TASKS])
+    assert done.stderr.count("could not open its session") == 1 and cause in done.stderr
+
+
 def test_processes_that_die_at_once_end_the_run(tmp_path: Path) -> None:
     assert "SessionError: no process could start: its process was ended by SIGKILL" in run(tmp_path, "dead", 2, *TASKS)
     assert len(logged(tmp_path)) == 2
