@@ -85,6 +85,28 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
             expected="a folder with magnitude and phase images of a multi-echo gradient echo",
         )  # fmt: skip
     images = images_below(root)
+    found, others = _sort_out(images)
+    if not found:
+        raise _nothing_found(root, images, others)
+    for reason, count in others.items():
+        logger.info("%d images in %s are not part of such a series: %s.", count, root, reason)
+    stems = _stems([magnitude for magnitude, _, _ in found], root)
+    series = []
+    for (magnitude, phase, skipped), stem in zip(found, stems, strict=True):
+        names = ", ".join(e.path.name for e in skipped)
+        item: dict[str, Any] = {
+            "image": [str(e.path) for e in magnitude], "stem": stem,
+            "notes": [f"real and imaginary images skipped: {names}"] if skipped else [],
+        }  # fmt: skip
+        if phase:
+            item["phase"] = [str(e.path) for e in phase]
+        mask = find_mask(magnitude[0].path, root, echo_stem(magnitude[0].path), alone=len(found) == 1)
+        series.append(item | ({"mask": str(mask)} if mask else {}))
+    return sorted(series, key=lambda s: str(s["stem"]))
+
+
+def _sort_out(images: Sequence[Path]) -> tuple[list[tuple[list[Echo], list[Echo], list[Echo]]], Counter[str]]:
+    """Magnitudes, phases and skipped parts of each series; how many images are something else, and what."""
     groups: dict[tuple[Hashable, ...], list[Echo]] = defaultdict(list)
     others: Counter[str] = Counter()
     for path in images:
@@ -105,23 +127,7 @@ def find_gradient_echoes(dataset_dir: str | Path) -> list[dict[str, Any]]:
                 found.append((magnitude, phase, [e for e in group if e.part == "real or imaginary"]))
             elif magnitude or phase:
                 others["magnitude without phase" if magnitude else "phase without magnitude"] += len(magnitude + phase)
-    if not found:
-        raise _nothing_found(root, images, others)
-    for reason, count in others.items():
-        logger.info("%d images in %s are not part of such a series: %s.", count, root, reason)
-    stems = _stems([magnitude for magnitude, _, _ in found], root)
-    series = []
-    for (magnitude, phase, skipped), stem in zip(found, stems, strict=True):
-        names = ", ".join(e.path.name for e in skipped)
-        item: dict[str, Any] = {
-            "image": [str(e.path) for e in magnitude], "stem": stem,
-            "notes": [f"real and imaginary images skipped: {names}"] if skipped else [],
-        }  # fmt: skip
-        if phase:
-            item["phase"] = [str(e.path) for e in phase]
-        mask = find_mask(magnitude[0].path, root, echo_stem(magnitude[0].path), alone=len(found) == 1)
-        series.append(item | ({"mask": str(mask)} if mask else {}))
-    return sorted(series, key=lambda s: str(s["stem"]))
+    return found, others
 
 
 def is_joined(path: Path, sidecar: Mapping[str, Any], times: Sequence[float] | None = None) -> bool:
@@ -145,7 +151,7 @@ def _of_file(path: Path) -> list[dict[str, Any]]:
     """The series of one file: both parts in it, or the other part beside it."""
     if is_joined(path, sidecar_or_none(path)):
         stem = echo_stem(path) or "series"
-        mask = find_mask(path, path.parent, stem, alone=False)
+        mask = find_joined_mask(path)
         return [{"image": [str(path)], "stem": stem, "notes": [], **({"mask": str(mask)} if mask else {})}]
     try:
         series = find_gradient_echoes(path.parent)
@@ -224,8 +230,32 @@ def find_mask(
 
 
 def begins_with(paths: Sequence[Path], name: str) -> list[Path]:
-    """The files whose names begin with a name that is not empty."""
-    return [path for path in paths if name and path.name.startswith(name)]
+    """The files whose names begin with a name that is not empty and ends there: ``pat1`` begins no ``pat10_mask``."""
+    return [path for path in paths if name and re.match(re.escape(name) + "(?![A-Za-z0-9])", path.name)]
+
+
+def find_joined_mask(path: Path, times: Sequence[float] | None = None) -> Path | None:
+    """The mask of a file that holds both parts, as a run on its folder finds it.
+
+    Args:
+        path: the file.
+        times: echo times in place of the sidecars', by which other files of the folder are such ones, too.
+
+    Returns:
+        The file, or None.
+
+    Raises:
+        QMRIError: several masks fit.
+    """
+    images = [p for p in images_below(path.parent) if p != path]
+    try:
+        found, _ = _sort_out(images)
+        joined = (p for p in images if not _other_contrast(p, s := sidecar_or_none(p)) and is_joined(p, s, times))
+        alone = not found and not any(joined)
+    except QMRIError as error:  # which may be of another series
+        logger.info("%s: only a mask with its name is taken, for there is a doubt about %s.", path, error.file)
+        alone = False
+    return find_mask(path, path.parent, echo_stem(path), alone)
 
 
 def part_of(path: Path, sidecar: dict[str, Any]) -> Part:

@@ -79,7 +79,7 @@ def find_perfusion_series(dataset_dir: str | Path) -> list[dict[str, Any]]:
     found = []
     folder = root if root.is_dir() else root.parent
     paths = [c.path for c in chosen]
-    alone = len(chosen) == 1 and (root.is_dir() or _no_other_series(root))
+    alone = len(chosen) == 1 and (root.is_dir() or _no_other_series(chosen[0]))
     stems = unique_stems([perfusion_stem(p) for p in paths], paths, folder)
     for candidate, stem in zip(chosen, stems, strict=True):
         item: dict[str, Any] = {"image": str(candidate.path), "stem": stem, "notes": []}
@@ -161,16 +161,17 @@ def _refuse_echoes(series: list[_Candidate]) -> None:
             )  # fmt: skip
 
 
-def _no_other_series(path: Path) -> bool:
-    """Whether no other 4-D file lies beside a file, to which masks without a name of their own may belong."""
-    for other in sorted(path.parent.iterdir()):
-        if is_nifti(other) and other.is_file() and other != path:
-            try:
-                several = read_header(other).n_volumes > 1
-            except QMRIError:
-                continue
-            if several:
-                return False
+def _no_other_series(named: _Candidate) -> bool:
+    """Whether a run on the folder of a named file finds no other series, to which a nameless mask may belong."""
+    for path in images_below(named.path.parent):
+        if path == named.path:
+            continue
+        try:
+            others, _, _ = _sort_out([path], named=False)
+        except QMRIError:  # by its name a series; what is wrong with it does not concern this one
+            return False
+        if any(other.frames >= min(FEWEST_FRAMES, named.frames) for other in others):
+            return False
     return True
 
 

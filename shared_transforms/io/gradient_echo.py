@@ -16,7 +16,7 @@ from shared_transforms.errors import QMRIError
 from shared_transforms.io.find_echoes import (
     echo_stem,
     find_gradient_echoes,
-    find_mask,
+    find_joined_mask,
     is_joined,
     part_of,
     sidecar_or_none,
@@ -96,7 +96,7 @@ class LoadGradientEchoesd(MapTransform):
                 item.setdefault(self.mask_key, found.get("mask"))
             elif self.phase_key not in item and self.mask_key not in item:
                 file = Path(item[key] if isinstance(item[key], str | Path) else item[key][0])
-                item[self.mask_key] = find_mask(file, file.parent, echo_stem(file), alone=False)
+                item[self.mask_key] = find_joined_mask(file, options["echo_times_s"])
             given = item[key], item.pop(self.phase_key, None)
             magnitude, phase = ([v] if isinstance(v, str | Path) else v for v in given)
             mask = self.mask_file or item.get(self.mask_key)

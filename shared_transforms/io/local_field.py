@@ -16,7 +16,7 @@ from monai.transforms import MapTransform
 from physics.phase import FREQUENCY_PER_TESLA
 from shared_transforms.errors import QMRIError
 from shared_transforms.io.find import images_below
-from shared_transforms.io.find_echoes import find_gradient_echoes, find_mask, sidecar_or_none
+from shared_transforms.io.find_echoes import begins_with, find_gradient_echoes, find_mask, sidecar_or_none
 from shared_transforms.io.geometry import check_same_grid, find_b0_direction, read_mask
 from shared_transforms.io.gradient_echo import checked_sign, field_strength, fold_magnitude, read_files, sign_detail
 from shared_transforms.io.load import as_meta_tensor
@@ -128,6 +128,7 @@ def find_local_fields(dataset_dir: str | Path) -> list[dict[str, Any]]:
             file=root, field="dataset_dir", found=names, expected="a local field map named NAME_localfield.nii.gz",
             remedy="point dataset_dir to the map itself; for raw echoes set input_kind to gradient_echo",
         )  # fmt: skip
+    alone = len(maps) == 1 and (root.is_dir() or _no_other_map(root))
     found: list[dict[str, Any]] = []
     for path in maps:
         stem = field_stem(path)
@@ -136,11 +137,18 @@ def find_local_fields(dataset_dir: str | Path) -> list[dict[str, Any]]:
         folder = root if root.is_dir() else root.parent
         beside = [p for p in sorted(path.parent.iterdir()) if p in images or root.is_file()]
         item: dict[str, Any] = {"image": str(path), "stem": stem}
-        mask = find_mask(path, folder, field_stem(path, ""), alone=len(maps) == 1)
-        magnitude = _magnitude_beside(beside, field_stem(path, ""), alone=len(maps) == 1)
+        mask = find_mask(path, folder, field_stem(path, ""), alone)
+        magnitude = _magnitude_beside(beside, field_stem(path, ""), alone)
         item |= {"mask": str(mask)} if mask else {}
         found.append(item | ({"magnitude": str(magnitude)} if magnitude else {}))
     return sorted(found, key=lambda s: str(s["stem"]))
+
+
+def _no_other_map(named: Path) -> bool:
+    """Whether a run on the folder of a named file finds no other map, to which a nameless mask may belong."""
+    images = images_below(named.parent, derivatives=True)
+    maps = [p for p in images if _FIELD_NAME.search(nifti_name(p))]
+    return not {*(maps or [p for p in images if not _NOT_A_FIELD.search(nifti_name(p))])} - {named}
 
 
 def find_field_inputs(dataset_dir: str | Path, kind: str) -> list[dict[str, Any]]:
@@ -246,8 +254,7 @@ def _safe(name: str) -> str:
 
 def _magnitude_beside(beside: Sequence[Path], stem: str, alone: bool) -> Path | None:
     found = [p for p in beside if p.is_file() and _MAGNITUDE_NAME.search(nifti_name(p)) and ".nii" in p.name.lower()]
-    named = [p for p in found if stem and nifti_name(p).startswith(stem)]
-    chosen = named or (found if alone else [])
+    chosen = begins_with(found, stem) or (found if alone else [])
     return chosen[0] if len(chosen) == 1 else None
 
 

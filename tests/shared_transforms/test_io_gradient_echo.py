@@ -212,6 +212,38 @@ def test_mask_beside_and_in_a_derivative(tmp_path: Path) -> None:
         load(tmp_path / "b")
 
 
+def joined(path: Path, echo_time: object = TIMES) -> Path:
+    """All magnitudes, then all phases."""
+    data = np.moveaxis(np.concatenate([magnitudes(), phases()]).astype(np.float32), 0, -1)
+    return write(path, data, SIDECAR | ({} if echo_time is None else {"EchoTime": echo_time}))
+
+
+def test_a_mask_of_pat10_is_not_of_pat1(tmp_path: Path) -> None:
+    first, tenth = (joined(tmp_path / f"{name}.nii.gz") for name in ("pat1", "pat10"))
+    mask = write(tmp_path / "pat10_mask.nii.gz", np.ones(SHAPE, np.uint8))
+    one, other = find_gradient_echoes(tmp_path)
+    assert "mask" not in one and other["mask"] == str(mask)
+    assert [find_gradient_echoes(path) for path in (first, tenth)] == [[one], [other]]
+
+
+def test_a_joined_file_is_given_the_nameless_mask_that_its_folder_gives(tmp_path: Path) -> None:
+    path = joined(tmp_path / "gre.nii.gz")
+    write(tmp_path / "t1.nii.gz", magnitudes()[0])
+    mask = write(tmp_path / "brain_mask.nii.gz", np.ones(SHAPE, np.uint8))
+    (found,) = find_gradient_echoes(tmp_path)
+    assert found["mask"] == str(mask) and find_gradient_echoes(path) == [found]
+    joined(tmp_path / "other.nii.gz")
+    assert all("mask" not in find_gradient_echoes(given)[0] for given in (path, tmp_path))
+
+
+def test_a_nameless_mask_where_the_echo_times_are_given(tmp_path: Path) -> None:
+    path = joined(tmp_path / "gre.nii.gz", None)
+    write(tmp_path / "brain_mask.nii.gz", np.ones(SHAPE, np.uint8))
+    assert load(path, echo_times_s=TIMES)["mask"] is not None
+    joined(tmp_path / "other.nii.gz", None)
+    assert load(path, echo_times_s=TIMES)["mask"] is None
+
+
 def one_voxel(value: float) -> np.ndarray:
     stored = phases()
     stored[1, 2, 3, 1] = value

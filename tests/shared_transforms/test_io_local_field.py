@@ -106,6 +106,16 @@ def test_maps_of_a_folder(tmp_path: Path) -> None:
         find_local_fields(tmp_path / "nowhere")
 
 
+def test_a_mask_and_a_magnitude_of_pat10_are_not_of_pat1(tmp_path: Path) -> None:
+    first, tenth = (write(tmp_path / f"{name}_localfield.nii.gz", field()) for name in ("pat1", "pat10"))
+    for name in ("mask", "magnitude"):
+        write(tmp_path / f"pat10_{name}.nii.gz", np.ones(SHAPE))
+    one, other = find_local_fields(tmp_path)
+    assert one == {"image": str(first), "stem": "pat1"}
+    assert other.keys() == {"image", "stem", "mask", "magnitude"}
+    assert [find_local_fields(path) for path in (first, tenth)] == [[one], [other]]
+
+
 def test_doubtful_sizes_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "localfield.nii", 1e3 * field(), Units="ppm")
     assert any("unusually large" in note for note in load(path)["notes"])

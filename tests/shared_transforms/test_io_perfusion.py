@@ -172,6 +172,41 @@ def test_masks_and_curves_that_lie_beside_the_series(tmp_path: Path) -> None:
         find_perfusion_series(tmp_path)
 
 
+def test_what_belongs_to_pat10_is_not_of_pat1(tmp_path: Path) -> None:
+    first, tenth = write(tmp_path / "pat1.nii.gz"), write(tmp_path / "pat10.nii.gz")
+    mask = write(tmp_path / "pat10_mask.nii.gz", np.ones(SHAPE, np.uint8), sidecar=None)
+    curve = tmp_path / "pat10_aif.csv"
+    curve.write_text("0\n")
+    one, other = find_perfusion_series(tmp_path)
+    assert one == {"image": str(first), "stem": "pat1", "notes": []}
+    assert (other["mask"], other["aif_csv_file"]) == (str(mask), str(curve))
+    assert [find_perfusion_series(path) for path in (first, tenth)] == [[one], [other]]
+
+
+@pytest.mark.parametrize("other", ["sub-01_dwi.nii.gz", "short.nii.gz", "damaged.nii.gz", "sub-01/sub-01_T1w.nii.gz"])
+def test_a_file_is_given_the_nameless_mask_that_its_folder_gives(tmp_path: Path, other: str) -> None:
+    path = write(tmp_path / "sub-01_dsc.nii.gz")
+    frames = {"short.nii.gz": 3, "sub-01/sub-01_T1w.nii.gz": 1}.get(other, FRAMES)
+    damaged = write(tmp_path / other, signal(frames))
+    if other == "damaged.nii.gz":
+        damaged.write_bytes(b"none")
+    write(tmp_path / "brain_mask.nii.gz", np.ones(SHAPE, np.uint8), sidecar=None)
+    (tmp_path / "artery.csv").write_text("0\n")
+    (found,) = find_perfusion_series(tmp_path)
+    assert {"mask", "aif_csv_file"} < found.keys()
+    assert find_perfusion_series(path) == [found]
+
+
+@pytest.mark.parametrize("second", ["b_dsc.nii.gz", "below/b_dsc.nii.gz", "damaged_dsc.nii.gz"])
+def test_a_nameless_mask_beside_two_series_is_of_neither(tmp_path: Path, second: str) -> None:
+    path = write(tmp_path / "a_dsc.nii.gz")
+    other = write(tmp_path / second)
+    if second.startswith("damaged"):
+        other.write_bytes(b"none")
+    write(tmp_path / "brain_mask.nii.gz", np.ones(SHAPE, np.uint8), sidecar=None)
+    assert "mask" not in find_perfusion_series(path)[0]
+
+
 def test_mask_of_an_earlier_run_is_not_taken(tmp_path: Path) -> None:
     write(tmp_path / "perf.nii.gz")
     made = tmp_path / "derivatives/stnet_perfusion/perf/perf_mask.nii.gz"
