@@ -25,19 +25,27 @@ from shared_transforms.io.maps import ParameterMap
 __all__ = ["AnswerMapd", "CarryArgumentsd", "ReadRequestd", "takes_carried_arguments"]
 
 _ARGUMENTS = "network_arguments"
+# What MONAI Label itself reads from an item, before and after the transforms.
+_SETTINGS = (
+    "image_path", "model", "device", "logging", "skip_writer", "result_extension", "result_dtype", "result_compress",
+    "result_write_to_file",
+)  # fmt: skip
 
 
 class ReadRequestd(MapTransform):
     """Make an item of a request: ``item[keys]`` is the path of one file.
 
     What belongs to the file and lies beside it (masks, a second part) is found as in a run on a folder, and the values
-    of the request become numbers. An item that a finder made, which has a ``stem``, is returned as it is.
+    of the request become numbers. Other values, such as the path of a mask, are no part of the item: a request names
+    no file but its image. An item that a finder made is returned as it is: it has a ``stem``, and no ``image_path``,
+    which MONAI Label gives every request.
 
     Args:
         keys: the one key of the path.
         find: lists the items of a file, such as ``find_perfusion_series``; None where the file is all there is.
         options: names of values that a request may bring for the loader: numbers, lists, words, or numbers as texts
             such as "0.03", "0.005 0.010" and "[0.005, 0.010]". One that is empty is left to sidecar and config.
+        request_key: key of the name of the map that ``AnswerMapd`` gives.
 
     Raises:
         QMRIError: a path at which there is no file, or what ``find`` raises.
@@ -48,17 +56,18 @@ class ReadRequestd(MapTransform):
         keys: KeysCollection = "image",
         find: Callable[[str], list[dict[str, Any]]] | None = None,
         options: Sequence[str] = (),
+        request_key: str = "map",
     ) -> None:
         super().__init__(keys)
-        self.find, self.options = find, tuple(options)
+        self.find, self.options, self.request_key = find, tuple(options), request_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the item, or one made of the request."""
-        item = dict(data)
-        if "stem" in item:
-            return item
+        if "stem" in data and "image_path" not in data:
+            return dict(data)
+        item = {name: data[name] for name in (*self.keys, self.request_key, *_SETTINGS) if name in data}
         for name in self.options:
-            value = _value(item.pop(name, None))
+            value = _value(data.get(name))
             if value is not None:
                 item[name] = value
         for key in self.key_iterator(item):

@@ -49,8 +49,18 @@ def series(tmp_path: Path) -> Path:
     ],
 )  # fmt: skip
 def test_values_of_text_fields_become_numbers(given: object, read: object, series: Path) -> None:
-    item = ReadRequestd(options=["value"])({"image": str(series), "value": given, "other": "0.1"})
-    assert item == {"image": str(series), "value": read, "other": "0.1"}
+    item = ReadRequestd(options=["value"])({"image": str(series), "value": given})
+    assert item == {"image": str(series), "value": read}
+
+
+def test_a_request_brings_nothing_but_what_is_asked_for(series: Path) -> None:
+    """No file of the server, no option that is not offered, no stem by which it would pass for a finder's item."""
+    wanted = {"image": str(series), "map": ["T1map"], "value": "1", "image_path": str(series), "device": "cpu"}
+    others = {"stem": "a", "mask": "/etc/passwd", "phase": "/etc/passwd", "aif_csv_file": "/etc/passwd"}
+    others |= {"field_sign": -1, "pred": 1, "sources": [], "notes": ["done"], "series_times_s": "1 2"}
+    found = {"stem": "of the finder"}
+    item = ReadRequestd(find=lambda path: [found], options=["value"])(wanted | others)
+    assert item == wanted | found | {"value": 1.0}
 
 
 @pytest.mark.parametrize("empty", ["", "  ", None])
