@@ -115,7 +115,8 @@ def export_networks(
 ) -> list[Path]:
     """Write ``<weights>.ts`` and ``<weights>.onnx`` of each network, and a table of how far they are from PyTorch.
 
-    A file that cannot be made, or that gives another answer, is not written; the table says why. Columns of the table:
+    A file that cannot be made, or that gives another answer, is not written, and an earlier one of its name is removed;
+    the table says why. Columns of the table:
     the largest ``difference``; ``relative_difference``, the largest relative to a channel's largest value;
     ``share_beyond``, the share of values where that is more than a thousandth; and ``rounding``, the relative
     difference between PyTorch in single and in double precision, which no export can be asked to beat.
@@ -164,6 +165,7 @@ def export_networks(
                     file.write(content)
                 files.append(path)
             else:
+                path.unlink(missing_ok=True)  # the table would contradict what an earlier export left
                 print(f"  {found[0]['note']}", flush=True)
     source = provenance(seed) | {"weights": {n.weights.name: sha256_file(n.weights) for n in networks}}
     source["versions"] = source["versions"] | {package: version(package) for package in PACKAGES}
@@ -247,23 +249,24 @@ def _compared(
     examples: Sequence[Mapping[str, Tensor]],
 ) -> tuple[bytes | None, list[Row]]:
     """The file, None if it cannot be made or is no use, and a row for each example."""
+    with torch.no_grad():
+        expected = [module(*values.values()) for values in examples]
     try:
         content, run, what = make()
-    except (RuntimeError, ValueError, TypeError) as error:  # what the compilers raise for what they cannot read
-        if isinstance(error, QMRIError):
-            raise
+        found = [run(values).to(wanted) for values, wanted in zip(examples, expected, strict=True)]
+        differences = [_differences(answer, wanted) for answer, wanted in zip(found, expected, strict=True)]
+    except QMRIError:
+        raise
+    except Exception as error:  # compilers, checkers and runtimes each raise their own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         reason = re.split(r"\s+(?:at\s+)?File ", first)[0]  # the rest names a file of this machine
         return None, [{"format": form, "note": f"not possible: {reason}"}]
     rows = []
     with torch.no_grad():
-        for values in examples:
-            expected = module(*values.values())
-            found = run(values).to(expected)
-            difference, share = _differences(found, expected)
-            precise = deepcopy(module).double()(*(value.double() for value in values.values()))
-            own, _ = _differences(precise, expected)
-            row = {"shapes": _shapes(values), "difference": (found - expected).abs().max().item(),
+        precise = deepcopy(module).double()
+        for values, wanted, answer, (difference, share) in zip(examples, expected, found, differences, strict=True):
+            own, _ = _differences(precise(*(value.double() for value in values.values())), wanted)
+            row = {"shapes": _shapes(values), "difference": (answer - wanted).abs().max().item(),
                    "relative_difference": difference, "share_beyond": share, "rounding": own,
                    "bytes": len(content)}  # fmt: skip
             rows.append(what | row)

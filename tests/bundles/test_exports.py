@@ -13,16 +13,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from bundle_files import REPOSITORY
+from bundle_files import REPOSITORY, bundle_names
 from monai.bundle import ConfigParser, ConfigWorkflow, onnx_export
 from monai.data import load_net_with_metadata
 from torch import Tensor, nn
 
+from shared_transforms import export
 from shared_transforms.errors import QMRIError
 from shared_transforms.export import Network, export_networks, exported_onnx, exported_torchscript, read_networks
 from shared_transforms.weights import sha256_file
 
-BUNDLES = ("deepspio", "qsmgan", "qsmrim_net", "rim_relaxometry", "stnet_perfusion")
+BUNDLES = bundle_names()
 SHIPPED = [
     (path.parents[1].name, path.name)
     for name in BUNDLES
@@ -175,6 +176,15 @@ class _Branching(nn.Module):
         return self.weight * image if float(image.sum().item()) > 0.0 else -2.0 * image
 
 
+class _Doubling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.weight * image
+
+
 def _plus_minus(network: nn.Module, sizes: list[int], generator: torch.Generator) -> dict[str, Tensor]:
     return {"image": torch.full(tuple(sizes), 1.0 if sizes[0] == 2 else -1.0)}
 
@@ -192,6 +202,36 @@ def test_what_cannot_be_exported_is_said_and_not_written(tmp_path: Path) -> None
     assert [row["note"].startswith("not possible: ") for row in rows] == [True, True]
     assert rows[0]["note"].endswith("another than PyTorch's")
     assert str(REPOSITORY) not in (tmp_path / "exports.csv").read_text()
+
+
+class _Refused(Exception):
+    """As checkers and runtimes raise it: no RuntimeError."""
+
+
+def _raise(*_: object, **__: object) -> None:
+    raise _Refused("no kernel for these sizes\nand more")
+
+
+@pytest.mark.parametrize("where", ["making", "running", "another shape"])
+def test_a_fault_of_one_exporter_ends_no_export(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exported(*_: object) -> tuple[bytes, Any, dict[str, Any]]:
+        if where == "making":
+            _raise()
+        return b"content", _raise if where == "running" else lambda values: torch.ones(5, 5), {"format": "ONNX"}
+
+    monkeypatch.setattr(export, "exported_onnx", exported)
+    source = REPOSITORY / "bundles" / "stnet_perfusion"
+    metadata = json.loads((source / "configs" / "metadata.json").read_text())
+    network = Network(_Doubling().eval(), source / "models" / "model.pt", metadata)
+    axes = {"image": ["batch", None], "pred": ["batch", None]}
+    (tmp_path / "model.onnx").write_bytes(b"of an earlier export")
+    files = export_networks([network], tmp_path, tmp_path / "exports", axes, _plus_minus, [2, 3], [[3, 3]])
+    assert {path.name for path in files} == {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in files} == {"model.ts", "exports.csv", "exports.json"}
+    script, onnx_row = json.loads((tmp_path / "exports.json").read_text())["rows"]
+    assert script["difference"] == 0.0 and onnx_row["note"].startswith("not possible: ")
+    if where != "another shape":
+        assert onnx_row["note"] == "not possible: no kernel for these sizes"
 
 
 def test_packages_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
