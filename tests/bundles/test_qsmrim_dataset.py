@@ -126,6 +126,16 @@ def test_batches_that_cannot_be_shared_are_refused(wrong: dict[str, int], named:
         LesionDataset(TABLE, **wrong)
 
 
+def test_ranks_need_two_lesions_each_to_train_and_one_else() -> None:
+    part = TABLE.select(torch.arange(3))
+    with pytest.raises(ValueError, match="at least 4 lesions for 2 ranks, got 3"):
+        LesionDataset(part, world_size=2)
+    held_out = [LesionDataset(part, shuffle=False, rank=rank, world_size=2)[0]["image"] for rank in range(2)]
+    assert [len(images) for images in held_out] == [2, 1]
+    with pytest.raises(ValueError, match="at least 4 lesions for 4 ranks, got 3"):
+        LesionDataset(part, shuffle=False, world_size=4)
+
+
 def test_no_subject_is_in_two_folds() -> None:
     held_out = []
     for fold in range(4):

@@ -37,7 +37,8 @@ class LesionDataset(Dataset):
         device: where the lesions are kept and augmented.
 
     Raises:
-        ValueError: no lesion, or a batch of fewer lesions than two for each of several ranks (batch normalisation).
+        ValueError: no lesion, or a batch of fewer lesions than one for each rank; with ``shuffle``, which is to train,
+            than two for each of several ranks (batch normalisation).
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class LesionDataset(Dataset):
             raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
         if batch_size < 1 or not len(table):
             raise ValueError(f"batch_size and the number of lesions must be at least 1, got {batch_size}, {len(table)}")
-        if world_size > 1 and len(table) // -(-len(table) // batch_size) < 2 * world_size:
+        least = 2 * world_size if shuffle else world_size
+        if world_size > 1 and len(table) // -(-len(table) // batch_size) < least:
             raise ValueError(
-                f"every batch must hold at least {2 * world_size} lesions for {world_size} ranks, got {len(table)} "
+                f"every batch must hold at least {least} lesions for {world_size} ranks, got {len(table)} "
                 f"lesions and batch_size {batch_size}"
             )
         self.table, self.batch_size, self.seed = table, batch_size, seed
