@@ -60,7 +60,8 @@ class Outbox:
             metrics: values by name.
             step: epoch or iteration they belong to.
             tags: texts by name.
-            files: folder in the record by path; a file that has vanished when the server is back is left out.
+            files: folder in the record by path; a file that has vanished when the server is back is left out, and so
+                is, with a warning, one that cannot be read.
         """
         from mlflow.entities import Metric
 
@@ -108,7 +109,28 @@ class Outbox:
         for name in list(self._tags):
             self.client.set_tag(self.run_id, name, self._tags[name])
             del self._tags[name]
+        begin, fault = time.monotonic(), None
         for path, folder in list(self._files.items()):
-            if path.is_file():
-                self.client.log_artifact(self.run_id, str(path), folder)
-            del self._files[path]
+            try:
+                if _is_readable(path):
+                    self.client.log_artifact(self.run_id, str(path), folder)
+            except Exception as error:
+                fault = fault or error
+                if time.monotonic() - begin > _PAUSE:  # no answer; a file that is refused at once blocks no other
+                    break
+            else:
+                del self._files[path]
+        if fault is not None:
+            raise fault
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a file is there; a fault of this machine is warned of, for it is none of the server."""
+    try:
+        with path.open("rb"):
+            return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        logger.warning(f"{path} is left out of MLflow's record: {error.strerror}")
+        return False

@@ -50,9 +50,9 @@ class MLflowTracking:
     and nothing but letters, digits and ``_-./`` (MONAI's own tracking fails on others); as files the executed
     configuration, the weights, the pictures in ``output_dir/figures``, the model card, and what ``log_artifact`` is
     given; as tags ``recipe_sha256``, the same for all runs of one recipe, ``bundle_version`` and ``weights_sha256``; as
-    the description the model card's beginning. Only rank 0 records, the losses as
-    means over the ranks. It uses an experiment of its own, so that MONAI's
-    ``--tracking mlflow`` may run beside it. Nothing is written before the engine starts.
+    the description the model card's beginning. Only rank 0 records: an epoch's losses as means over the ranks, those of
+    single iterations (``iteration_``) as its own. It uses an experiment of its own, so that MONAI's ``--tracking
+    mlflow`` may run beside it. Nothing is written before the engine starts.
 
     The record goes to a sqlite file in ``output_dir``, to ``tracking_uri``, or to the environment variable
     MLFLOW_TRACKING_URI, the later before the earlier. A server that does not answer at the start is an error. One that

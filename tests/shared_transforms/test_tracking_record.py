@@ -175,6 +175,53 @@ def test_what_was_not_taken_is_sent_later_in_order(
     assert "does not answer" in first and "at all" not in first and "pa55word" not in first and "again" in second
 
 
+def test_one_bad_file_blocks_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {name: tmp_path / name for name in ("unreadable", "refused", "good", "last")}
+    for path in files.values():
+        path.write_text("x")
+    opened, client = Path.open, Client()
+
+    def open_(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == "unreadable":  # root reads what has no permissions, too
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **kwargs)
+
+    def log_artifact(run_id: str, path: str, folder: str | None) -> None:
+        if path.endswith("refused"):
+            raise ValueError("too large")
+        client._take((Path(path).name, folder))
+
+    monkeypatch.setattr(Path, "open", open_)
+    monkeypatch.setattr(client, "log_artifact", log_artifact)
+    box = Outbox(client, "run")  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING):
+        box.add(files={path: None for path in files.values()})
+    assert client.got == [("good", None), ("last", None)]
+    assert len(box) == 1 and box.away  # the refused one is tried again
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "unreadable is left out" in first and "Permission denied" in first and "too large" in second
+
+
+def test_a_server_that_takes_its_time_to_refuse_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, now = Client(), [1000.0]
+    monkeypatch.setattr(tracking_outbox.time, "monotonic", lambda: now[0])
+
+    def log_artifact(*_: object) -> None:
+        now[0] += 100
+        client._take()
+
+    monkeypatch.setattr(client, "log_artifact", log_artifact)
+    client.away = True
+    files: dict[Path, str | None] = {tmp_path / name: None for name in "abc"}
+    for path in files:
+        path.write_text("x")
+    box = Outbox(client, "run")  # type: ignore[arg-type]
+    box.add(files=files)
+    assert client.calls == 1 and len(box) == 3
+
+
 TELEMETRY = """
 import os, sys, time
 asked = []
