@@ -1,8 +1,10 @@
 """What a config of MONAI could run: expressions, targets, imports, macros. Nothing is evaluated.
 
 An expression is passed over only if it is made of references, literals, arithmetic, a few of Python's own functions and
-the few names below; a target only if it is a class of the installed MONAI's building blocks, or of torch.nn and the
-like. A name that leads through another module (``torch.nn.os.system``) is not.
+the few names below; a target, or an argument that MONAI takes for one, only if it is a class of the installed MONAI's
+building blocks, or of torch.nn and the like. A name that leads through another module (``torch.nn.os.system``) is not,
+nor is one that an expression or a reference would give, nor a class that is handed on (``_mode_``) to be called with
+arguments from elsewhere.
 """
 
 from __future__ import annotations
@@ -69,8 +71,15 @@ MONAI_PACKAGES = (
     "optimizers",
     "transforms",
 )
-# Building blocks that reach further: pickles, servers, any function.
-MONAI_EXCEPT = {"GDSDataset", "LMDBDataset", "MLFlowHandler", "NumpyReader", "PersistentDataset", "CacheNTransDataset"}
+# Building blocks that reach further: pickles, servers, code from GitHub.
+MONAI_EXCEPT = {
+    *("GDSDataset", "LMDBDataset", "MLFlowHandler", "NumpyReader", "PersistentDataset", "CacheNTransDataset"),
+    *("ClearMLHandler", "ClearMLImageHandler", "ClearMLStatsHandler"),
+    *("PerceptualLoss", "MedicalNetPerceptualSimilarity", "RadImageNetPerceptualSimilarity"),
+    "TorchvisionModelPerceptualSimilarity",
+}
+# Arguments of LoadImage, SaveImage and PatchInferer: MONAI looks their text up as the name of anything and calls that.
+LOOKED_UP = {"reader", "writer", "merger_cls"}
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
 
 
@@ -113,15 +122,18 @@ def _strings(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _value(file: str, id: str, value: str, own: Collection[str]) -> Iterator[Finding]:
-    if value.startswith("$"):
-        yield from _expression(file, id, value, own)
-    elif value.startswith("%") and len(value) > 1:
-        yield Finding("macros", value, file, id)
-    elif re.split("#|::", id)[-1].lstrip("+") == "_target_":
+    part = next((part for part in reversed(re.split("#|::", id)) if not part.isdigit()), "").lstrip("+")
+    if part == "_target_" or part in LOOKED_UP:  # before all else: an expression or a reference may give any name
         if value.split(".")[0] in own:
             yield Finding("own targets", value, file, id)
         elif not known_target(value):
             yield Finding("targets", value, file, id)
+    elif part == "_mode_" and value != "default":
+        yield Finding("targets", f"_mode_ {value}", file, id)
+    elif value.startswith("$"):
+        yield from _expression(file, id, value, own)
+    elif value.startswith("%") and len(value) > 1:
+        yield Finding("macros", value, file, id)
     if not file.endswith("metadata.json") or value.startswith("$"):  # those of metadata are for people
         yield from (Finding("addresses", match[0], file, id) for match in ADDRESS.finditer(value))
 
@@ -212,7 +224,10 @@ def monai_classes() -> dict[str, set[str]]:
 
 
 def _logging(file: str, text: str) -> Iterator[Finding]:
-    """``class``, ``args`` and ``kwargs`` that Python's logging evaluates, but plain handlers with plain arguments."""
+    """``class``, ``args`` and ``kwargs`` that Python's logging evaluates, but plain handlers with plain arguments.
+
+    A FileHandler is none: it writes, or empties, any file that it names.
+    """
     parser = configparser.ConfigParser()
     parser.read_string(text)
     for section in parser.sections():
@@ -226,7 +241,7 @@ def _logging(file: str, text: str) -> Iterator[Finding]:
 def _logging_class(value: str) -> bool:
     module, _, name = value.removeprefix("logging.").rpartition(".")
     found = getattr({"": logging, "handlers": logging.handlers}.get(module), name, None)
-    return found in (logging.StreamHandler, logging.NullHandler, logging.FileHandler, logging.Formatter)
+    return found in (logging.StreamHandler, logging.NullHandler, logging.Formatter)
 
 
 def _logging_arguments(value: str) -> bool:

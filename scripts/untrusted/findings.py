@@ -10,7 +10,7 @@ GROUPS = {
     "links and devices": "point outside the bundle, or are no files",
     "modules in front of others": "are imported in the place of Python's own or an installed package",
     "expressions": "$ text of a config that Python evaluates",
-    "targets": "_target_ of a config that is called; neither the bundle's own nor on the list of known names",
+    "targets": "what a config calls by _target_, or by a name in an argument, and is not on the list of known names",
     "imports": "$import of a config, outside the list of known packages",
     "macros": "% text of a config that reads another file",
     "addresses": "places that configs or code name on a network",

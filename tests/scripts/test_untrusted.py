@@ -16,7 +16,6 @@ import torch
 from check_bundle import main
 from untrusted import Finding, report
 from untrusted.code import code_findings
-from untrusted.configs import config_findings, harmless, known_target
 from untrusted.weights import weight_findings
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +41,7 @@ def foreign(tmp_path: Path) -> Path:
         "a": f"${run}",
         "b": {"_target_": "os.system", "command": "touch ran"},
         "c#d": [{"_target_": "$exec"}, {"_target_": "@a"}, {"_target_": "foreign_code.Net"}],
+        "g": [{"_target_": "$'os.' + 'system'"}, {"_target_": "$@b#command"}, {"_target_": "%b#_target_"}],
         "e": "%/etc/passwd",
         "tracking": "http://evil.example.org/x",
         "optimizer": {"_target_": "torch.optim.Adam", "lr": "$0.1 * @rate", "params": "$@network.parameters()"},
@@ -69,7 +69,10 @@ def foreign(tmp_path: Path) -> Path:
 
 EXPECTED = {
     ("expressions", "$open('ran', 'w')", "configs/inference.json", "a"),
-    ("expressions", "$exec", "configs/inference.json", "c#d#0#_target_"),
+    ("targets", "$exec", "configs/inference.json", "c#d#0#_target_"),
+    ("targets", "$'os.' + 'system'", "configs/inference.json", "g#0#_target_"),
+    ("targets", "$@b#command", "configs/inference.json", "g#1#_target_"),
+    ("targets", "%b#_target_", "configs/inference.json", "g#2#_target_"),
     ("expressions", "$[open('ran', 'w')]", "configs/more.yaml", "x"),
     ("targets", "os.system", "configs/inference.json", "b#_target_"),
     ("targets", "@a", "configs/inference.json", "c#d#1#_target_"),
@@ -137,68 +140,6 @@ def test_a_bundle_of_known_parts_alone_has_no_finding(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == f"{tmp_path}: 0 finding(s) for a reader to judge\n"
 
 
-@pytest.mark.parametrize(
-    "expression",
-    [
-        *("@a", "@a#b::c + 1", "[@a, 'x', None, -1.5]", "{'a': @b}", "@a[0]", "@x[1:2]", "@a if @b == 'T1' else 2"),
-        *("str(@resume).lower() == 'true'", "@evaluator.run()", "@net_def.to(@device)", "not @a", "@a and @b or 3"),
-        *("max(1, round(0.5 * @epochs))", "[x + 1 for x in @a]", "lambda a, b: a < b", "torch.device('cpu')"),
-        *("torch.device('cuda' if torch.cuda.is_available() else 'cpu')", "monai.utils.set_determinism(@seed)"),
-        *("sys.path.insert(0, @bundle_root)", "@net.to(@device, memory_format=torch.channels_last)", "'a' + @b"),
-    ],
-)
-def test_an_expression_of_known_parts_is_passed_over(expression: str) -> None:
-    assert harmless(expression)
-
-
-@pytest.mark.parametrize(
-    "expression",
-    [
-        *("open('x')", "__import__('os')", "eval('1')", "@a(1)", "@a.b(1)", "@a.b", "os.system('x')", "(lambda: 1)()"),
-        *("torch.load('x')", "torch.load", "torch.device.__globals__", "().__class__", "''.format(@a)", "f'{@a}'"),
-        *(
-            "torch.nn.os.system('x')",
-            "[f(1) for f in [@a]]",
-            "[len(1) for len in [@a]]",
-            "(lambda torch: torch.device(1))(@a)",
-        ),
-        *("[torch.device(1) for torch in [@a]]", "(x := @a)", "9 ** 9 ** 9", "@a['x']('y')", "max(@a, key=@b)()"),
-        *("sys.path.insert(0, '/tmp')", "sys.path.insert", "run()", "1; 2", "import os", "'@if@else'", "'a' '@b'"),
-        *("1 # ::", "@a ::", "await @a", "print(@a)", "getattr(@a, 'b')", "1 +", "(" * 500, "x", "\0"),
-    ],
-)
-def test_any_other_expression_is_listed(expression: str) -> None:
-    assert not harmless(expression)
-    [finding] = config_findings("c.json", json.dumps({"x": "$" + expression}).encode(), [])
-    assert finding.group in ("expressions", "imports")
-
-
-@pytest.mark.parametrize(
-    ("target", "known"),
-    [
-        *(("UNet", True), ("monai.networks.nets.UNet", True), ("monai.networks.nets.unet.UNet", True)),
-        *(("monai.transforms.LoadImaged", True), ("torch.nn.L1Loss", True), ("torch.optim.lr_scheduler.StepLR", True)),
-        *(("torch.utils.data.DataLoader", True), ("CacheDataset", True), ("monai.data.CacheDataset", True)),
-        *(("exec", False), ("print", False), ("antigravity", False), ("os.system", False), ("builtins.exec", False)),
-        *(("torch.load", False), ("torch.hub.load", False), ("torch.nn.modules.module.torch.load", False)),
-        *(("torch.nn.functional.torch.load", False), ("monai.bundle.run", False), ("monai.bundle.ConfigParser", False)),
-        *(("monai.data.utils.pickle.Unpickler", False), ("monai.data.subprocess.Popen", False)),
-        *(("monai.utils.run_cmd", False), ("monai.apps.download_url", False), ("PersistentDataset", False)),
-        *(("MLFlowHandler", False), ("monai.handlers.MLFlowHandler", False), ("monai.networks.Nothing", False)),
-        *(("", False), (".", False), ("UNet.__init__", False), ("elsewhere.UNet", False), ("@network", False)),
-    ],
-)
-def test_a_target_is_known_only_by_its_full_way(target: str, known: bool) -> None:
-    assert known_target(target) is known
-
-
-@pytest.mark.parametrize("name", ["_target_", "a#_target_", "a::_target_", "+_target_"])
-def test_a_target_is_seen_however_its_id_is_written(name: str) -> None:
-    assert [finding.group for finding in config_findings("c.json", json.dumps({name: "os.system"}).encode(), [])] == [
-        "targets"
-    ]
-
-
 CODE = [
     ("import os\nos.system('x')", "starts programs", "os.system"),
     ("from os import system as s\ns('x')", "starts programs", "os.system"),
@@ -264,24 +205,6 @@ def test_an_import_whose_uses_are_named_is_not_named_as_well() -> None:
     source = "import subprocess\nimport socket\nfrom pickle import loads\nsubprocess.run(1)\nloads(2)"
     found = [(finding.text, finding.place) for finding in code_findings("a.py", source.encode(), [])]
     assert sorted(found) == [("import socket", "2"), ("pickle.loads", "5"), ("subprocess.run", "4")]
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "listed"),
-    [
-        *(("class", "StreamHandler", False), ("class", "logging.StreamHandler", False), ("class", "eval", True)),
-        *(
-            ("class", "handlers.SocketHandler", True),
-            ("class", "own.Handler", True),
-            ("class", "__import__('os')", True),
-        ),
-        *(("args", "(sys.stdout,)", False), ("args", "()", False), ("args", "(os.system('x'),)", True)),
-        *(("kwargs", "{'a': 1}", False), ("kwargs", "{'a': sys.modules}", True), ("args", "(%(level)s,)", True)),
-    ],
-)
-def test_what_logging_would_evaluate_is_listed(field: str, value: str, listed: bool) -> None:
-    text = f"[handler_a]\nlevel=open('x')\n{field}={value}\n"
-    assert bool(config_findings("logging.conf", text.encode(), [])) is listed
 
 
 def saved(value: object, **options: object) -> bytes:
