@@ -287,6 +287,15 @@ def test_values_of_a_request_stand_in_for_a_sidecar(request_: Request, server: s
     assert "expected:" in refused.json()["detail"]
 
 
+def test_a_request_names_no_file_but_its_image(server: str, tmp_path: Path) -> None:
+    request = FIRST["stnet_perfusion"]
+    plain = np.asarray(volume(ask(server, request.model, request.image), tmp_path).dataobj).copy()
+    brought = {name: "/nowhere.nii.gz" for name in ("mask", "aif_mask_file", "vof_mask_file")}
+    for values in (brought, brought | {"stem": "a"}):
+        found = volume(ask(server, request.model, request.image, **values), tmp_path)
+        assert np.array_equal(np.asarray(found.dataobj), plain)
+
+
 def test_an_image_that_is_sent_to_the_server(server: str, studies: Path, tmp_path: Path) -> None:
     request = FIRST["rim_relaxometry"]
     with (studies / f"{request.image}.nii.gz").open("rb") as file:
