@@ -30,7 +30,7 @@ def write_subject(root: Path, unit: Unit, t1: float = 1.0) -> Path:
     folder = unit.below(root) / "anat"
     folder.mkdir(parents=True, exist_ok=True)
     signal = [1000 * abs(1 - 2 * np.exp(-t / t1)) + 1 for t in TIMES]
-    image = np.broadcast_to(np.float32(signal), (8, 8, 1, len(TIMES)))
+    image = np.broadcast_to(np.array(signal, np.float32), (8, 8, 1, len(TIMES)))
     path = folder / f"{unit.label}_IRT1.nii.gz"
     nib.save(nib.Nifti1Image(np.ascontiguousarray(image), np.diag([2.0, 2, 4, 1])), path)
     (folder / f"{unit.label}_IRT1.json").write_text(json.dumps({"InversionTime": TIMES}))
