@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "dist", metavar="DIR", help="default: dist/")
     parser.add_argument("--source", metavar="URL", help="address of the folder that the zips will be downloaded from")
     options = parser.parse_args(arguments)
-    names = options.names or bundle_names()
+    names = options.names or bundle_names(REPOSITORY)
     try:
         for path in distribute(names, options.output, REPOSITORY, options.source):
             print(path)
