@@ -10,10 +10,9 @@ import io
 import json
 import logging
 import re
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +29,7 @@ from shared_transforms.atomic import atomic_write
 from shared_transforms.errors import QMRIError
 from shared_transforms.experiments.bench import Row, plain
 from shared_transforms.provenance import provenance, write_table
+from shared_transforms.quiet import quiet
 from shared_transforms.weights import load_weights, sha256_file
 
 __all__ = ["Example", "Network", "export_networks", "exported_onnx", "exported_torchscript", "read_networks"]
@@ -339,18 +339,9 @@ def _without_sources(content: bytes) -> bytes:
     return result.getvalue()
 
 
-@contextmanager
-def _exporter() -> Iterator[None]:
+def _exporter() -> AbstractContextManager[None]:
     """Without the warnings of torch's exporters about torch, and of absent packages that no network here needs."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return quiet("torch.onnx", logging.ERROR)
 
 
 def _require(package: str) -> Any:

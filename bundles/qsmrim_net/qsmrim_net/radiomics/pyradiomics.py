@@ -5,27 +5,19 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from types import ModuleType
 
 from shared_transforms.errors import QMRIError
+from shared_transforms.quiet import quiet as quiet_log
 
 __all__ = ["one_thread", "pyradiomics_module", "quiet"]
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Neither log messages of pyradiomics nor warnings, as long as it lasts."""
-    logger = logging.getLogger("radiomics")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return quiet_log("radiomics", logging.CRITICAL + 1)
 
 
 @contextmanager
